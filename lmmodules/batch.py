@@ -1,0 +1,57 @@
+"""The contracts of batches: what a transform yields and what an objective needs.
+
+Keys are those of the Hugging Face ecosystem, with one reading that holds everywhere: `labels[b, t]` is the token
+that the output *at position t* has to predict, and `IGNORED` where nothing is asked. For a masked model that is the
+original token at t; for a causal model it is the token that follows, so the shift has already been made.
+"""
+
+# No `from __future__ import annotations` here: a TypedDict could not tell its optional keys from the required.
+from collections.abc import Mapping
+
+from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
+
+from lmmodules.errors import InputError
+
+IGNORED = -100
+"""Label of a position at which nothing is predicted."""
+
+
+class TokenBatch(TypedDict):
+    """Token ids and what the backbone may see of them."""
+
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: NotRequired[Tensor]  # (B, T), 1 = attend; absent when every position is a token
+    document_ids: NotRequired[Tensor]  # (B, T), positions attend only within their own document
+    token_type_ids: NotRequired[Tensor]  # (B, T), segment of a sentence pair
+
+
+class CausalBatch(TokenBatch):
+    """A batch for next-token prediction: `labels[b, t]` is the token after position t."""
+
+    labels: Tensor  # (B, T) int64, IGNORED where nothing is predicted
+
+
+class MaskedBatch(TokenBatch):
+    """A batch for masked language modelling: `labels[b, t]` is the original token at a selected position."""
+
+    labels: Tensor  # (B, T) int64, IGNORED at positions that were not selected
+
+
+def check_batch(batch: Mapping[str, object], contract: type, consumer: str) -> None:
+    """Compare a batch with the contract its consumer declares.
+
+    Args:
+        batch: What the data module yielded.
+        contract: A `TypedDict` of this module.
+        consumer: Name of the objective, for the error.
+
+    Raises:
+        InputError: When a required key is missing.
+    """
+    missing = sorted(key for key in contract.__required_keys__ if key not in batch)  # type: ignore[attr-defined]
+    if missing:
+        raise InputError(
+            f"`{consumer}` needs {', '.join(f'`{key}`' for key in missing)} in a batch, but the data yields "
+            f"{', '.join(f'`{key}`' for key in sorted(batch))}; choose the transform it was written for with `transform=`"
+        )

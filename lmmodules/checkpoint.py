@@ -1,0 +1,156 @@
+"""From a checkpoint file back to the objective that wrote it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+from lmmodules.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmodules.data import Tokenizer
+    from lmmodules.objectives import Objective
+
+COMPILED_PREFIX = "_orig_mod."
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    trusted: Sequence[str] = ("lmmodules",),
+) -> Objective:
+    """Build the objective of a checkpoint again, with its weights, ready for evaluation.
+
+    The file is read with `weights_only=True` and the classes it names must belong to a package in `trusted`, so
+    nothing that a checkpoint contains is ever executed.
+
+    Args:
+        path: A checkpoint written by `lmm-train`, or the directory of a run, whose `checkpoints/last.ckpt` is taken.
+        device: Where the weights go.
+        trusted: Packages whose classes may be built; add your own for objectives that live elsewhere.
+
+    Returns:
+        The objective in evaluation mode.
+
+    Raises:
+        InputError: When the file is missing, truncated, or not a checkpoint of this package, or when it names a class
+            outside `trusted`.
+    """
+    checkpoint = read_checkpoint(path)
+    snapshot = checkpoint[SNAPSHOT_KEY]
+    backbone = build(snapshot["model"], trusted)
+    objective: Objective = build(snapshot["objective"], trusted, backbone=backbone)
+    state = {name.replace(COMPILED_PREFIX, ""): tensor for name, tensor in checkpoint["state_dict"].items()}
+    try:
+        objective.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"`{path}` does not hold the weights that its own configuration asks for: {error}") from error
+    return objective.to(device).eval()
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer a checkpoint was trained with.
+
+    Args:
+        path: See `load`.
+
+    Raises:
+        InputError: See `load`; or when the checkpoint carries no tokenizer.
+    """
+    from lmmodules.data import Tokenizer
+
+    text = read_checkpoint(path)[SNAPSHOT_KEY]["tokenizer"]
+    if text is None:
+        raise InputError(f"`{path}` carries no tokenizer; it was trained on a data module that has none")
+    return Tokenizer.from_json(text)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint of this package as plain tensors and containers.
+
+    Args:
+        path: A checkpoint, or the directory of a run.
+
+    Raises:
+        InputError: When the file is missing, truncated or foreign.
+    """
+    file = resolve_checkpoint(path)
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+        raise InputError(
+            f"`{file}` cannot be read as a checkpoint: it is truncated, damaged, or not a checkpoint at all"
+        ) from error
+    if not isinstance(checkpoint, dict) or SNAPSHOT_KEY not in checkpoint:
+        raise InputError(
+            f"`{file}` was not written by lmmodules: it does not say what network its weights belong to; "
+            "load it with the `load_from_checkpoint` of the class that wrote it"
+        )
+    return checkpoint
+
+
+def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint file that a path means: itself, or the last one of a run's directory.
+
+    Args:
+        path: A file, or the directory of a run.
+
+    Raises:
+        InputError: When there is none.
+    """
+    file = Path(path)
+    if file.is_dir() and not (file / ".metadata").exists():
+        file = file / "checkpoints" / "last.ckpt"
+    if not file.exists():
+        raise InputError(f"`checkpoint` must be a file that `lmm-train` wrote, but `{file}` does not exist")
+    return file
+
+
+def build(node: Any, trusted: Sequence[str] = ("lmmodules",), **objects: Any) -> Any:
+    """Build the object that a plain configuration node describes.
+
+    Does what Hydra's `instantiate` does with `_target_`, but only for classes of trusted packages, because a
+    checkpoint may come from anywhere.
+
+    Args:
+        node: Numbers, strings, lists and dictionaries; a dictionary with `_target_` becomes a call.
+        trusted: Packages whose names may be called.
+        **objects: Arguments that are objects already.
+
+    Raises:
+        InputError: When a `_target_` lies outside the trusted packages or does not exist.
+    """
+    if isinstance(node, Mapping):
+        arguments = {name: build(value, trusted) for name, value in node.items() if name != "_target_"}
+        if "_target_" not in node:
+            return arguments
+        return _locate(str(node["_target_"]), trusted)(**arguments, **objects)
+    if isinstance(node, list):
+        return [build(value, trusted) for value in node]
+    return node
+
+
+def _locate(target: str, trusted: Sequence[str]) -> Any:
+    module, _, name = target.rpartition(".")
+    if module.partition(".")[0] not in trusted:
+        raise InputError(
+            f"the checkpoint asks for `{target}`, which lies outside {', '.join(f'`{package}`' for package in trusted)}; "
+            f"if you trust it, load with `trusted=({', '.join(map(repr, trusted))}, {module.partition('.')[0]!r})`"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the checkpoint asks for `{target}`, which this version of the package does not have") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"the checkpoint asks for `{target}`, which is not a module of a network")
+    return found

@@ -1,0 +1,141 @@
+"""What the commands have in common: where the configuration lies, and how a wrong input is told."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from lmmodules.errors import InputError
+
+
+def conf_directory() -> Path:
+    """The configuration folder: inside the package where a wheel put it, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Run a command under Hydra and end the process as a command should.
+
+    Exit codes: 0 done; 1 a run that failed, with its traceback; 2 an input that is wrong, with one sentence on
+    standard error. `LMM_TRACEBACK=1` shows the traceback of a wrong input as well.
+
+    Args:
+        task: Takes the composed configuration.
+        config_name: The YAML in the configuration folder that it starts from.
+    """
+    name = f"lmm-{config_name}"
+
+    def guarded(config: DictConfig) -> Any:
+        with told_in_one_sentence(name), no_empty_directory(Path(HydraConfig.get().runtime.output_dir)):
+            return task(config)
+
+    # Hydra would print and exit by itself; with this it lets the exception through.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    functools.update_wrapper(guarded, task)
+    with told_in_one_sentence(name):
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=config_name)(guarded)()
+
+
+@contextmanager
+def told_in_one_sentence(command: str) -> Iterator[None]:
+    """End the process with code 2 and one sentence when an input turns out to be wrong.
+
+    Args:
+        command: Name that stands before the sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = input_error(error)
+        if sentence is None or os.environ.get("LMM_TRACEBACK") == "1":
+            raise
+        print(f"{command}: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def no_empty_directory(directory: Path) -> Iterator[None]:
+    """Take away the directory that Hydra made for a run, if an error leaves it empty.
+
+    Args:
+        directory: The directory of the run. Empty folders that hold it go as well, up to the working directory.
+    """
+    try:
+        yield
+    except BaseException:
+        for folder in (directory, *directory.parents):
+            if folder == Path.cwd() or not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
+
+
+def quiet_lightning() -> None:
+    """Let Lightning warn, but not advertise."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    # Data is read from a memory map: workers would cost more than they bring until a transform is expensive.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+
+
+def input_error(error: BaseException | None) -> str | None:
+    """The sentence to tell, if an error means that an input was wrong; `None` if a run failed.
+
+    Args:
+        error: What was raised. Its causes are searched too, since Hydra wraps what constructors raise.
+    """
+    instantiation: InstantiationException | None = None
+    while error is not None:
+        if isinstance(error, InputError):
+            return str(error)
+        if isinstance(error, MissingMandatoryValue):
+            return missing_value(str(error.full_key or error.key))
+        if isinstance(error, InstantiationException):
+            instantiation = error
+        elif isinstance(error, HydraException | OmegaConfBaseException):
+            return _one_sentence(str(error))
+        elif isinstance(error, TypeError) and instantiation is not None and "argument" in str(error):
+            return _one_sentence(str(error))
+        error = error.__cause__
+    return None
+
+
+def missing_value(key: str) -> str:
+    """The sentence for a key that has no default."""
+    if key == "max_steps":
+        return (
+            "`max_steps` is missing: say how many optimizer steps to train, for example `max_steps=1000`, "
+            "or take a recipe that says it, for example `experiment=start_here`"
+        )
+    return f"`{key}` is missing: give it on the command line, as `{key}=...`"
+
+
+def _one_sentence(text: str) -> str:
+    """Hydra's own errors in our form."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    missing = re.match(r"(?:In '.*': )?Could not find '(.*)/(.*)'", lines[0])
+    if missing and len(lines) > 1 and lines[1].startswith("Available options"):
+        options = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
+        return f"`{missing[1]}` has no option `{missing[2]}`; there are {', '.join(options)}"
+    unknown = re.match(r"Could not override '(.*)'", lines[0])
+    if unknown:
+        return f"`{unknown[1]}` is not an option here; add `--cfg job` to the command to see all there are"
+    return " ".join(line for line in lines if not line.startswith(("full_key", "object_type")))

@@ -1,0 +1,109 @@
+"""Documents to token ids at the speed of all cores, in memory that does not grow with the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lmmodules.data.tokenizer import Tokenizer
+
+PIECE_CHARACTERS = 128 * 1024
+"""Longest text that is encoded at once."""
+BATCH_CHARACTERS = 1024 * 1024
+"""Text that is handed to the tokenizer's threads in one call."""
+
+# GPT-2's expression (and its successors') starts a new pre-token at white space after a letter or digit, whatever
+# stands around: a text cut there is encoded to the same tokens.
+_SAFE_CUT = re.compile(r"(?<=[^\W_])[ \n]")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a document.
+
+    Attributes:
+        text: The characters.
+        num_bytes: Their size in UTF-8.
+        ends_document: Whether it is the last part.
+        document_hash: 64 bits of the content of the whole document.
+    """
+
+    text: str
+    num_bytes: int
+    ends_document: bool
+    document_hash: int
+
+
+def pieces(documents: Iterable[str]) -> Iterator[Piece]:
+    """Cut long documents where cutting does not change the tokens.
+
+    Empty documents are left out. Without white space in reach a piece is cut at its full length, and the two tokens
+    around the cut may differ from those of the whole text. Half a surrogate pair, which no UTF-8 can hold, becomes
+    U+FFFD.
+
+    Args:
+        documents: Texts.
+    """
+    for document in documents:
+        if not document:
+            continue
+        try:
+            encoded = document.encode()
+        except UnicodeEncodeError:
+            document = document.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            encoded = document.encode()
+        document_hash = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+        if len(document) <= PIECE_CHARACTERS:
+            yield Piece(document, len(encoded), True, document_hash)
+            continue
+        start = 0
+        while start < len(document):
+            end = _end_of_piece(document, start)
+            text = document[start:end]
+            yield Piece(text, len(text.encode()), end == len(document), document_hash)
+            start = end
+
+
+def _end_of_piece(document: str, start: int) -> int:
+    furthest = start + PIECE_CHARACTERS
+    if furthest >= len(document):
+        return len(document)
+    cut = _SAFE_CUT.search(document, start + PIECE_CHARACTERS // 2, furthest)
+    return cut.start() if cut else furthest
+
+
+def encode(
+    documents: Iterable[str], tokenizer: Tokenizer, dtype: npt.DTypeLike
+) -> Iterator[tuple[Piece, npt.NDArray[np.integer]]]:
+    """Encode documents piece by piece, many pieces in parallel.
+
+    Args:
+        documents: Texts.
+        tokenizer: Turns them into ids.
+        dtype: Type of the ids.
+
+    Yields:
+        Each piece with its ids, in order.
+    """
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces(documents):
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield from _encode_batch(batch, tokenizer, dtype)
+            batch, size = [], 0
+    if batch:
+        yield from _encode_batch(batch, tokenizer, dtype)
+
+
+def _encode_batch(
+    batch: list[Piece], tokenizer: Tokenizer, dtype: npt.DTypeLike
+) -> Iterator[tuple[Piece, npt.NDArray[np.integer]]]:
+    for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
+        yield piece, np.array(ids, dtype=dtype)

@@ -1,0 +1,55 @@
+"""Loss and perplexity on held-out text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lmmodules.parallel import Totals
+
+if TYPE_CHECKING:
+    from lmmodules.data import CorpusDataModule
+    from lmmodules.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Loss over every held-out target, as the sum of nats over the number of targets, and its exponential.
+
+    Args:
+        max_batches: Stop after so many batches; `None` takes them all.
+    """
+
+    max_batches: int | None = None
+
+    def __call__(self, objective: Objective, data: CorpusDataModule) -> dict[str, Any]:
+        """Score the validation part of the data.
+
+        Args:
+            objective: In evaluation mode.
+            data: Prepared.
+
+        Returns:
+            Mean of each term of the objective's loss, `perplexity`, and `unigram_entropy`, the loss of a model that
+            knows the frequencies of the tokens and nothing of their order.
+        """
+        totals = Totals()
+        targets = 0
+        data.setup("validate")
+        with torch.inference_mode():
+            for index, batch in enumerate(data.val_dataloader()):
+                if index == self.max_batches:
+                    break
+                terms = objective.losses({name: tensor.to(objective.device) for name, tensor in batch.items()})
+                totals.add(terms)
+                targets += int(next(iter(terms.values())).count)
+        means = totals.collect()
+        return {
+            **means,
+            "perplexity": math.exp(min(means[objective.perplexity_term], 700.0)),
+            "targets": targets,
+            "unigram_entropy": data.unigram_entropy(),
+        }

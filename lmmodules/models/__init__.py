@@ -1,0 +1,26 @@
+"""Backbones and heads: token ids in, hidden states out, logits on demand."""
+
+from __future__ import annotations
+
+from lmmodules.models.alibi import Alibi, alibi_slopes
+from lmmodules.models.backbone import Backbone
+from lmmodules.models.cache import KVCache
+from lmmodules.models.heads import LanguageModelHead
+from lmmodules.models.hugging_face import from_transformers
+from lmmodules.models.positions import Learned, NoPosition, PositionScheme, Rotary, Sinusoidal
+from lmmodules.models.transformer import Transformer
+
+__all__ = [
+    "Alibi",
+    "Backbone",
+    "KVCache",
+    "LanguageModelHead",
+    "Learned",
+    "NoPosition",
+    "PositionScheme",
+    "Rotary",
+    "Sinusoidal",
+    "Transformer",
+    "alibi_slopes",
+    "from_transformers",
+]

@@ -1,0 +1,306 @@
+"""`lmm-preview`: what a configuration would train, found out without training, data or memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lmmodules.command import run_command
+from lmmodules.errors import InputError
+from lmmodules.train import check, chosen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmmodules.objectives import Objective
+    from lmmodules.optim import ParameterGroups
+
+CURVE_POINTS = 1000
+
+
+def main() -> None:
+    """Console script."""
+    run_command(preview, "preview")
+
+
+def preview(config: DictConfig) -> None:
+    """Print parameters, decay groups, tokens, memory and FLOPs of a run, and draw its learning rate.
+
+    Args:
+        config: Composed as for `lmm-train`.
+    """
+    from rich.console import Console
+
+    with open_dict(config):
+        config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    check(config)
+    plan = plan_run(config)
+    console = Console()
+    for table in (parameter_table(plan), group_table(plan), run_table(plan), memory_table(plan)):
+        console.print(table)
+        console.print()
+    console.print(f"[dim]learning rate:[/dim] {draw_schedule(config)}", highlight=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be, as numbers."""
+
+    config: DictConfig
+    objective: Objective
+    groups: ParameterGroups
+    devices: int
+    batch_size: int  # sequences per device and batch
+    length: int  # tokens per sequence
+    forward_flops: int  # of one batch on one device, as counted
+    activation_bytes: int  # saved for the backward pass of one batch
+    states_per_parameter: int  # optimizer states
+
+    @property
+    def accumulation(self) -> int:
+        """Batches per optimizer step and device."""
+        return int(self.config.trainer.accumulate_grad_batches)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step on all devices."""
+        return self.batch_size * self.length * self.accumulation * self.devices
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers, shared ones once."""
+        return sum(parameter.numel() for parameter in self.objective.parameters())
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices parameters, gradients and optimizer states are split."""
+        strategy = self.config.trainer.strategy
+        sharded = OmegaConf.is_dict(strategy) and str(strategy._target_).endswith("ModelParallelStrategy")
+        return self.devices if sharded else 1
+
+
+def plan_run(config: DictConfig) -> Plan:
+    """Build the network without memory and run one batch through it without arithmetic.
+
+    Args:
+        config: Composed as for `lmm-train`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    objective_class: type[Objective] = get_class(config.objective._target_)
+    objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
+    if config.model.vocab_size is None:
+        config.model.vocab_size = config.tokenizer.vocab_size
+    length, batch_size = int(config.data.max_length), int(config.data.batch_size)
+    groups: ParameterGroups = instantiate(config.parameter_groups, _convert_="all")
+    with FakeTensorMode():
+        backbone = instantiate(config.model, _convert_="all")
+        objective: Objective = instantiate(config.objective, backbone=backbone, _convert_="all")
+        input_ids = torch.zeros(batch_size, length, dtype=torch.int64)
+        saved = SavedBytes(objective)
+        with FlopCounterMode(display=False) as counter, saved:
+            hidden = backbone(input_ids)
+            objective.head.features(hidden)
+        head_flops = 2 * batch_size * length * backbone.hidden_size * backbone.vocab_size
+        optimizer = instantiate(config.optimizer, _convert_="all")(groups(objective))
+    return Plan(
+        config=config,
+        objective=objective,
+        groups=groups,
+        devices=number_of_devices(config),
+        batch_size=batch_size,
+        length=length,
+        forward_flops=counter.get_total_flops() + head_flops,
+        activation_bytes=saved.total,
+        states_per_parameter=1 if "Muon" in type(optimizer).__name__ else 2,
+    )
+
+
+class SavedBytes:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once and parameters not at all."""
+
+    def __init__(self, module: nn.Module) -> None:
+        from torch.autograd.graph import saved_tensors_hooks
+
+        self._parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        self._storages: dict[int, Any] = {}
+        self._hooks = saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._parameters:
+            self._storages[storage._cdata] = storage
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """Bytes so far."""
+        return sum(storage.nbytes() for storage in self._storages.values())
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
+
+
+def number_of_devices(config: DictConfig) -> int:
+    """Processes of the run: devices per node times nodes."""
+    devices = config.trainer.devices
+    if OmegaConf.is_list(devices):
+        per_node = len(devices)
+    elif devices in ("auto", -1, "-1"):
+        import torch
+
+        per_node = max(1, torch.cuda.device_count())
+    else:
+        per_node = int(devices)
+    return per_node * int(config.trainer.num_nodes)
+
+
+def parameter_table(plan: Plan) -> Any:
+    """Parameters by part of the network."""
+    from rich.table import Table
+
+    backbone = plan.objective.backbone
+    rows: list[tuple[str, int]] = []
+    counted: set[int] = set()
+
+    def count(module: nn.Module) -> int:
+        new = {id(parameter): parameter.numel() for parameter in module.parameters() if id(parameter) not in counted}
+        counted.update(new)
+        return sum(new.values())
+
+    for name, child in backbone.named_children():
+        if child is not backbone.blocks:
+            rows.append((name.replace("_", " "), count(child)))
+            continue
+        rows.append((f"{len(child)} blocks, each", count(child)))
+        for inner, module in child[0].named_children():
+            rows.append((f"  {inner.replace('_', ' ')}", sum(parameter.numel() for parameter in module.parameters())))
+    rows.append(("heads of the objective", count(plan.objective)))
+    table = Table(
+        title=f"{type(plan.objective).__name__} on {chosen('model') or type(backbone).__name__}: "
+        f"{plan.parameters:,} parameters",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("part", style="dim")
+    table.add_column("parameters", justify="right")
+    table.add_column("share", justify="right", style="dim")
+    for name, number in rows:
+        if number:
+            table.add_row(name, f"{number:,}", "" if name.startswith(" ") else f"{number / plan.parameters:.1%}")
+    return table
+
+
+def group_table(plan: Plan) -> Any:
+    """Which parameters are decayed."""
+    from rich.table import Table
+
+    table = Table(title="optimizer groups", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("group", "tensors", "parameters", "weight decay", "lr factor"):
+        table.add_column(column, justify="left" if column == "group" else "right", style="dim" if column == "group" else "")
+    default = plan.config.optimizer.get("weight_decay", 0.0)
+    for row in plan.groups.rows(plan.objective):
+        decay = default if row.weight_decay is None else row.weight_decay
+        table.add_row(row.name, f"{row.tensors:,}", f"{row.parameters:,}", f"{decay:g}", f"{row.lr_factor:g}")
+    return table
+
+
+def run_table(plan: Plan) -> Any:
+    """Steps, tokens and arithmetic."""
+    from rich.table import Table
+
+    from lmmodules.callbacks.progress import format_count
+
+    config = plan.config
+    steps = int(config.max_steps)
+    table = Table(title="run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    parts = f"{plan.batch_size} sequences x {plan.length} tokens"
+    if plan.accumulation > 1:
+        parts += f" x {plan.accumulation} batches"
+    if plan.devices > 1:
+        parts += f" x {plan.devices} devices"
+    step_flops = 3 * plan.forward_flops * plan.accumulation * plan.devices
+    table.add_row("optimizer steps", f"{steps:,}")
+    table.add_row("tokens per step", f"{plan.tokens_per_step:,} ({parts})")
+    table.add_row("tokens in all", format_count(steps * plan.tokens_per_step))
+    table.add_row("tokens per parameter", f"{steps * plan.tokens_per_step / plan.parameters:.3g}")
+    table.add_row("FLOPs per step", f"{format_flops(step_flops)} (forward once, backward twice)")
+    table.add_row("FLOPs in all", format_flops(steps * step_flops))
+    return table
+
+
+def memory_table(plan: Plan) -> Any:
+    """Memory of one device, by what holds it."""
+    from rich.table import Table
+
+    precision = str(plan.config.trainer.precision)
+    half = precision.startswith(("bf16", "16"))
+    width = 2 if precision.endswith("-true") and half else 4
+    parameters = plan.parameters // plan.shards
+    table = Table(
+        title="memory per device (estimate)",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+        show_header=False,
+    )
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    activations = plan.activation_bytes // (2 if half else 1)
+    rows = {
+        "parameters": width * parameters,
+        "gradients": width * parameters,
+        f"optimizer states ({plan.states_per_parameter} per parameter)": plan.states_per_parameter * width * parameters,
+        "activations kept for the backward pass": activations,
+    }
+    for name, number in rows.items():
+        table.add_row(name, f"{number / 1e9:.2f} GB")
+    table.add_row("[bold]in all", f"[bold]{sum(rows.values()) / 1e9:.2f} GB")
+    if plan.shards > 1:
+        table.add_row("of which sharded", f"over {plan.shards} devices")
+    return table
+
+
+def draw_schedule(config: DictConfig) -> str:
+    """Draw the learning rate over the run; returns the path, or what keeps it from being drawn."""
+    from lmmodules.plots import plot_learning_rate
+    from lmmodules.report import shown_path
+
+    schedule = instantiate(config.schedule, _convert_="all")
+    steps = int(config.max_steps)
+    shown = sorted({round(index * steps / CURVE_POINTS) for index in range(CURVE_POINTS + 1)})
+    rates = [config.optimizer.lr * schedule.factor(step, steps) for step in shown]
+    title = f"{type(schedule).__name__}: peak {max(rates):.3g}, {steps:,} steps"
+    try:
+        picture = plot_learning_rate(rates, Path(config.paths.output_dir) / "learning_rate.png", title=title, steps=shown)
+    except InputError as error:
+        return str(error)
+    return shown_path(picture)
+
+
+def format_flops(number: float) -> str:
+    """FLOPs with the prefix that makes them readable."""
+    for size, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}FLOP"
+    return f"{number:.3g} FLOP"
+
+
+if __name__ == "__main__":
+    main()

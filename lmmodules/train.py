@@ -1,0 +1,259 @@
+"""`lmm-train`: from a configuration to a trained model and everything a run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lmmodules.command import missing_value, quiet_lightning, run_command
+from lmmodules.errors import InputError
+
+if TYPE_CHECKING:  # torch and lightning are imported when a run begins, so that --help and errors come at once
+    import lightning as L
+
+    from lmmodules.data import CorpusDataModule
+    from lmmodules.objectives import Objective
+
+
+def main() -> None:
+    """Console script."""
+    run_command(train, "train")
+
+
+@dataclass
+class Run:
+    """What a configuration builds: the parts of a training run, ready to fit."""
+
+    config: DictConfig
+    data: CorpusDataModule
+    objective: Objective
+    trainer: L.Trainer
+
+    @property
+    def directory(self) -> Path:
+        """Where the run leaves what it makes."""
+        return Path(self.config.paths.output_dir)
+
+    def fit(self) -> dict[str, Any]:
+        """Train, validate, save, and write the summary and the pictures.
+
+        Returns:
+            The summary, as in `summary.json`.
+        """
+        from lmmodules.report import write_summary
+
+        resume = None if self.config.resume is None else str(_resume_file(self.config.resume))
+        self.trainer.fit(self.objective, self.data, ckpt_path=resume)
+        self.trainer.save_checkpoint(self.directory / "checkpoints" / "last.ckpt")
+        if _validated_at(self.trainer) != self.trainer.global_step:
+            self.trainer.validate(self.objective, self.data, verbose=False)
+        return write_summary(self)
+
+
+def train(config: DictConfig) -> float | None:
+    """Train as configured, and tell how it went.
+
+    Args:
+        config: Composed from `conf/train.yaml`.
+
+    Returns:
+        The last validation loss, which is what a sweep minimises.
+    """
+    refuse_processes_in_sweep(config)
+    with open_dict(config):
+        config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    check(config)
+
+    from lmmodules.report import print_report
+    from lmmodules.run_directory import write_configuration
+
+    run = assemble(config)
+    if run.trainer.is_global_zero:
+        write_configuration(run.directory, config, list(HydraConfig.get().overrides.task))
+    summary = run.fit()
+    if run.trainer.is_global_zero:
+        print_report(run, summary)
+    return summary.get("val_loss")
+
+
+def check(config: DictConfig) -> None:
+    """Find, before anything is imported or prepared, what cannot work.
+
+    Raises:
+        InputError: With the override that mends it.
+    """
+    if OmegaConf.is_missing(config, "max_steps") or config.max_steps is None:
+        raise InputError(missing_value("max_steps"))
+    if not isinstance(config.max_steps, int) or config.max_steps < 1:
+        raise InputError(f"`max_steps` must be a whole number of optimizer steps, at least 1, but is {config.max_steps}")
+    for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise InputError(f"`{name}` must be a whole number of optimizer steps, at least 1, but is {config[name]}")
+    if config.resume is not None:
+        _resume_file(config.resume)
+
+
+def assemble(config: DictConfig) -> Run:
+    """Build every part of a run and check that the parts fit.
+
+    Args:
+        config: Composed from `conf/train.yaml`, with `max_steps`.
+
+    Returns:
+        The run, ready for `fit`.
+
+    Raises:
+        InputError: When a part cannot be built or two do not fit.
+    """
+    check(config)
+    import lightning as L
+
+    quiet_lightning()
+    L.seed_everything(config.seed, verbose=False)
+    objective_class: type[Objective] = get_class(config.objective._target_)
+    objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
+
+    data = build_data(config)
+    match_vocabulary(config, data)
+    backbone = instantiate(config.model, _convert_="all")
+    objective = build_objective(config, backbone)
+    if config.compile:
+        backbone.compile()
+    return Run(config, data, objective, build_trainer(config, data))
+
+
+def build_data(config: DictConfig) -> CorpusDataModule:
+    """The data module, prepared: tokenizer trained or loaded, tokens stored."""
+    data: CorpusDataModule = instantiate(config.data, _convert_="all")
+    objective_class: type[Objective] = get_class(config.objective._target_)
+    if data.batch_type is not objective_class.batch_type:
+        raise InputError(
+            f"`{objective_class.__name__}` needs a `{objective_class.batch_type.__name__}`, but the transform "
+            f"`{type(data.transform).__name__}` yields a `{data.batch_type.__name__}`; "
+            "leave `transform=` to the objective, which brings its own"
+        )
+    limit = config.model.get("max_length")
+    if limit is not None and data.max_length > limit:
+        raise InputError(
+            f"`data.max_length` must not exceed `model.max_length` ({limit}), but is {data.max_length}; "
+            f"use `data.max_length={limit}`"
+        )
+    return data.prepare()
+
+
+def match_vocabulary(config: DictConfig, data: CorpusDataModule) -> None:
+    """Give the model the tokenizer's vocabulary, or check that it is large enough."""
+    if config.model.vocab_size is None:
+        config.model.vocab_size = data.vocab_size
+    elif config.model.vocab_size < data.vocab_size:
+        raise InputError(
+            f"`model.vocab_size` must be at least that of the tokenizer ({data.vocab_size}), "
+            f"but is {config.model.vocab_size}; use `model.vocab_size={data.vocab_size}`"
+        )
+
+
+def build_objective(config: DictConfig, backbone: Any) -> Objective:
+    """The objective around a backbone."""
+    objective: Objective = instantiate(
+        config.objective,
+        backbone=backbone,
+        optimizer=instantiate(config.optimizer, _convert_="all"),
+        parameter_groups=instantiate(config.parameter_groups, _convert_="all"),
+        _convert_="all",
+    )
+    return objective
+
+
+def build_trainer(config: DictConfig, data: CorpusDataModule) -> L.Trainer:
+    """The trainer with its callbacks and loggers."""
+    from lmmodules.callbacks import ConfigSnapshot
+
+    callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    callbacks.append(ConfigSnapshot(plain["model"], plain["objective"], data.tokenizer.to_json(), plain))
+    loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
+    interval = config.trainer.val_check_interval
+    if interval is None:  # Lightning counts batches, a person counts steps
+        interval = min(config.validate_every_steps, config.max_steps) * config.trainer.accumulate_grad_batches
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        val_check_interval=interval,
+        default_root_dir=config.paths.output_dir,
+        _convert_="all",
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain)
+    return trainer
+
+
+def refuse_processes_in_sweep(config: DictConfig) -> None:
+    """Refuse what would be silently wrong: processes started from inside a sweep that runs in one process.
+
+    Lightning starts the other ranks with the same command line, so every rank would walk through the sweep on its
+    own; whether the ranks meet at the same job is luck.
+
+    Raises:
+        InputError: Saying what to use.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not str(hydra.launcher._target_).endswith("BasicLauncher"):
+        return
+    if _processes(config) > 1:
+        raise InputError(
+            f"a sweep of the basic launcher runs in one process, but `trainer.devices={config.trainer.devices}` needs "
+            "more; use `hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2` (extra `sweep`), or start the "
+            "jobs one by one without `-m`"
+        )
+
+
+def _processes(config: DictConfig) -> int:
+    devices = config.trainer.devices
+    if OmegaConf.is_list(devices):
+        return len(devices)
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices in ("auto", -1, "-1"):
+        if config.trainer.accelerator == "cpu":
+            return 1
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return int(devices)
+
+
+def chosen(group: str) -> str | None:
+    """What was chosen of a config group, where Hydra runs the command."""
+    if not HydraConfig.initialized():
+        return None
+    choice = HydraConfig.get().runtime.choices.get(group)
+    return None if choice is None else str(choice)
+
+
+def _resume_file(path: str) -> Path:
+    from lmmodules.checkpoint import resolve_checkpoint
+
+    try:
+        return resolve_checkpoint(path)
+    except InputError as error:
+        raise InputError(str(error).replace("`checkpoint`", "`resume`")) from error
+
+
+def _validated_at(trainer: L.Trainer) -> int:
+    """The step of the newest validation, as the log has it."""
+    from lmmodules.callbacks import RankZeroLogging
+
+    steps = [callback.validated_at for callback in trainer.callbacks if isinstance(callback, RankZeroLogging)]  # type: ignore[attr-defined]
+    return max(steps, default=-1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread per process: the tests are many and small, and so are the machines they run on.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared corpora of the tests stay out of the user's cache, and are shared between them."""
+    os.environ["LMM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small text files that nobody prepared."""
+    folder = tmp_path_factory.mktemp("texts")
+    subjects, verbs = ("the cat", "a dog", "my aunt", "this river"), ("sees", "likes", "follows", "forgets")
+    for number in range(3):
+        lines = [
+            f"{subjects[(i * 7 + number) % 4]} {verbs[(i * 3 + i // 4) % 4]} {subjects[(i + i // 5) % 4]} {i % 11}."
+            for i in range(400)
+        ]
+        (folder / f"{number}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(texts: Path) -> list[str]:
+    """Overrides that make any run small."""
+    return [
+        "model=decoder_tiny",
+        "trainer.accelerator=cpu",
+        f"data.path={texts}",
+        "data.max_length=32",
+        "data.batch_size=4",
+        "data.validation_fraction=0.34",
+        "tokenizer.vocab_size=300",
+        "log_every_steps=1",
+        "trainer.limit_val_batches=2",
+    ]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a command of the package in an empty directory, as a user would."""
+
+    def run(
+        name: str,
+        *arguments: str,
+        timeout: float = 300,
+        cwd: Path = tmp_path,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in RANK_VARIABLES
+            and not key.startswith(("SLURM_", "TORCHELASTIC_", "PL_", "HYDRA_", "LMM_TRACE"))
+        }
+        return subprocess.run(
+            [sys.executable, "-m", f"lmmodules.{name}", *arguments],
+            cwd=cwd,
+            env=variables | (environment or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run

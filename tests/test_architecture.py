@@ -1,0 +1,96 @@
+"""The import arrows of the house, read from the source without running it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "lmmodules"
+COMMANDS = {"train", "preview", "evaluate", "generate", "command", "composition", "run_directory"}
+
+# What a folder (or a single file) may import of the package, besides itself and `errors`.
+ALLOWED = {
+    "errors": set(),
+    "batch": set(),
+    "losses": {"batch"},
+    "optim": set(),
+    "parallel": set(),
+    "models": {"parallel"},
+    "data": {"batch"},
+    "objectives": {"batch", "losses", "models", "optim", "parallel"},
+    "callbacks": {"optim", "parallel"},
+    "evaluation": {"batch", "data", "losses", "models", "objectives", "parallel"},
+    "plots": set(),
+    "checkpoint": {"callbacks", "data", "objectives"},
+    "report": {"callbacks", "evaluation", "plots", "run_directory", "train"},
+}
+# Packages that only some parts may import at module level.
+LIGHTNING = {"data", "objectives", "callbacks", "parallel"}
+# Extras are imported in the function that needs them, by `errors.require`.
+EXTRAS = {"transformers", "datasets", "pyarrow", "zstandard", "matplotlib", "wandb", "mlflow", "tensorboard", "spacy"}
+
+
+def imports(path: Path, *, top_level_only: bool) -> list[str]:
+    """Dotted names a file imports; those under `if TYPE_CHECKING` count as well unless only run time is asked for."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a name lives"
+            names.append(node.module or "")
+    return names
+
+
+def part(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows(path: Path) -> None:
+    here = part(path)
+    if here in COMMANDS | {"__init__"}:
+        return
+    for name in imports(path, top_level_only=False):
+        if name.startswith("lmmodules."):
+            target = name.split(".")[1]
+            assert target in ALLOWED[here] | {here, "errors"}, f"{here} must not import {target} ({path.name})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_foreign_packages(path: Path) -> None:
+    here = part(path)
+    for name in imports(path, top_level_only=False):
+        package = name.split(".")[0]
+        if package in {"hydra", "omegaconf"}:
+            assert here in COMMANDS, f"only commands know Hydra, not {path.name}"
+        if package in {"lightning", "pytorch_lightning"}:
+            assert here in LIGHTNING | COMMANDS, f"{path.name} must not know Lightning"
+    for name in imports(path, top_level_only=True):
+        assert name.split(".")[0] not in EXTRAS, f"{path.name} imports the extra {name} before it is needed"
+
+
+def test_commands_do_not_import_torch_to_show_help() -> None:
+    for name in COMMANDS - {"run_directory"}:
+        for imported in imports(PACKAGE / f"{name}.py", top_level_only=True):
+            assert imported.split(".")[0] not in {"torch", "lightning", "tokenizers", "numpy"}, f"{name}.py: {imported}"
+
+
+def test_no_file_is_called_utils() -> None:
+    assert not [path for path in FILES if path.stem in {"utils", "util", "helpers", "common", "misc"}]
+
+
+def test_no_class_receives_a_dictconfig() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                annotations = [ast.unparse(a.annotation) for a in node.args.args + node.args.kwonlyargs if a.annotation]
+                assert not [a for a in annotations if "DictConfig" in a], f"{path}: {node.lineno}"

@@ -1,0 +1,185 @@
+"""What the commands print, leave and refuse, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lmmodules.callbacks import read_metrics
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+pytestmark = pytest.mark.slow
+
+WRONG = {
+    "a run without a length": ([], "`max_steps` is missing"),
+    "a length of nothing": (["max_steps=null"], "`max_steps` is missing"),
+    "a negative length": (["max_steps=-5"], "`max_steps` must be a whole number of optimizer steps"),
+    "a missing corpus": (["max_steps=4", "data.path=nowhere"], "nowhere"),
+    "an empty corpus": (["max_steps=4", "data.path=empty"], "empty"),
+    "a broken jsonl line": (["max_steps=4", "data.path=broken.jsonl"], "line 2"),
+    "a corpus smaller than a batch": (["max_steps=4", "data.batch_size=100000"], "batch"),
+    "a vocabulary that the corpus cannot fill": (["max_steps=4", "tokenizer.vocab_size=60000"], "vocab_size"),
+    "a warmup longer than the run": (
+        ["max_steps=4", "schedule.warmup_steps=20", "schedule.warmup_ratio=null"],
+        "`warmup_steps` must be less than `max_steps` (4), but is 20",
+    ),
+    "a causal backbone under a masked objective": (
+        ["max_steps=4", "objective=masked_lm"],
+        "`MaskedLM` needs a bidirectional backbone, but `decoder_tiny` is causal; use for example `model=encoder_small`",
+    ),
+    "a bidirectional backbone under a causal objective": (
+        ["max_steps=4", "model=encoder_tiny"],
+        "`CausalLM` needs a causal backbone, but `encoder_tiny` is bidirectional; use for example `model=decoder_small`",
+    ),
+    "a sequence longer than the learned positions": (
+        ["max_steps=4", "position=learned", "model.max_length=16"],
+        "`data.max_length` must not exceed `model.max_length` (16), but is 32; use `data.max_length=16`",
+    ),
+    "a vocabulary smaller than the tokenizer's": (["max_steps=4", "model.vocab_size=10"], "use `model.vocab_size="),
+    "a transform of another objective": (["max_steps=4", "transform=masking"], "needs a `CausalBatch`"),
+    "a misspelt option": (["max_steps=4", "objective.lable_smoothing=0.1"], "lable_smoothing"),
+    "a misspelt group": (["max_steps=4", "model=decoder_smal"], "decoder_small"),
+    "a missing checkpoint": (["max_steps=4", "resume=nowhere.ckpt"], "`resume` must be a file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_input_gets_one_sentence(case: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
+    overrides, sentence = WRONG[case]
+    result = command("train", *tiny, *overrides)
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith(("train.py: ", "lmm-train: "))
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("runs/**/*.ckpt")), "nothing half-written"
+    assert not list(tmp_path.glob("runs/**/metrics.csv"))
+
+
+def test_the_traceback_is_there_for_who_wants_it(command: Command) -> None:
+    result = command("train", environment={"LMM_TRACEBACK": "1"})
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_a_run_leaves_its_directory(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    result = command("train", *tiny, "max_steps=6", "validate_every_steps=3", "paths.output_dir=here")
+    assert result.returncode == 0, result.stderr
+    here = tmp_path / "here"
+    assert OmegaConf.load(here / "config.yaml").max_steps == 6
+    assert "max_steps=6" in OmegaConf.load(here / "overrides.yaml")
+    environment = json.loads((here / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert environment["packages"]["torch"]
+    rows = read_metrics(here / "metrics.csv")
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "val/loss" in row] == [3, 6]
+    summary = json.loads((here / "summary.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["tokens"] == 6 * 4 * 32
+    assert summary["train_loss"] == pytest.approx(rows[-1].get("train/loss", rows[-2].get("train/loss")))
+    assert summary["val_perplexity"] > 1
+    assert summary["unigram_entropy"] > 1
+    for key in ("seconds", "tokens_per_second", "parameters", "val_loss", "vocab_size"):
+        assert summary[key] is not None, key
+    assert (here / "checkpoints" / "last.ckpt").exists()
+    assert (here / "checkpoints" / "best.ckpt").exists()
+    assert (here / "loss.png").stat().st_size > 10_000
+    assert "validation perplexity" in result.stdout
+    assert [line.split()[1] for line in result.stderr.splitlines() if line.startswith("step ")].count("6/6") == 2
+
+    text = command("generate", "checkpoint=here", "prompt=the cat", "max_new_tokens=5", "temperature=0")
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith("the cat")
+    assert (
+        command("generate", "checkpoint=here", "prompt=the cat", "max_new_tokens=5", "temperature=0").stdout
+        == text.stdout
+    )
+
+    path = next(item for item in tiny if item.startswith("data.path"))
+    evaluation = command(
+        "evaluate", "checkpoint=here", path, "data.max_length=32", "data.batch_size=4", "data.validation_fraction=0.34"
+    )
+    assert evaluation.returncode == 0, evaluation.stderr
+    assert "perplexity" in evaluation.stdout
+
+
+def test_a_truncated_and_a_foreign_checkpoint_are_told_apart(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    assert command("train", *tiny, "max_steps=1", "paths.output_dir=here").returncode == 0
+    whole = (tmp_path / "here/checkpoints/last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    for name in ("cut.ckpt", "text.ckpt"):
+        result = command("generate", f"checkpoint={name}", "prompt=x")
+        assert result.returncode == 2
+        assert f"`{name}` cannot be read as a checkpoint" in result.stderr
+
+
+def test_a_resumed_run_equals_an_unbroken_one(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    whole = command("train", *tiny, "max_steps=8", "checkpoint_every_steps=5", "paths.output_dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    stopped = command(
+        "train",
+        *tiny,
+        "max_steps=8",
+        "checkpoint_every_steps=5",
+        "paths.output_dir=stopped",
+        "+trainer.limit_train_batches=5",
+        "trainer.max_epochs=1",
+    )
+    assert stopped.returncode == 0, stopped.stderr
+    resumed = command("train", *tiny, "max_steps=8", "resume=stopped", "paths.output_dir=resumed")
+    assert resumed.returncode == 0, resumed.stderr
+    expected = {
+        row["step"]: row["train/loss"] for row in read_metrics(tmp_path / "whole/metrics.csv") if "train/loss" in row
+    }
+    rows = {
+        row["step"]: row["train/loss"] for row in read_metrics(tmp_path / "resumed/metrics.csv") if "train/loss" in row
+    }
+    assert sorted(rows) == [6, 7, 8]
+    assert rows == pytest.approx({step: expected[step] for step in rows}, abs=1e-6)
+
+
+def test_a_sweep_runs_and_returns_a_loss(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    result = command("train", "-m", *tiny, "max_steps=2", "optimizer.lr=1e-3,1e-2", "paths.sweep_dir=sweep")
+    assert result.returncode == 0, result.stderr
+    losses = [json.loads((tmp_path / f"sweep/{job}/summary.json").read_text())["val_loss"] for job in (0, 1)]
+    assert losses[0] != losses[1]
+
+
+def test_processes_inside_a_sweep_of_one_process_are_refused(command: Command, tiny: list[str]) -> None:
+    result = command("train", "-m", *tiny, "max_steps=2", "seed=0,1", "strategy=ddp", "trainer.devices=2")
+    assert result.returncode == 2
+    assert "hydra/launcher=submitit_slurm" in result.stderr
+
+
+def test_preview_of_a_large_network_needs_no_memory(command: Command, tmp_path: Path) -> None:
+    result = command(
+        "preview", "model=gpt2_xl", "strategy=fsdp", "trainer.devices=8", "max_steps=1000", "paths.output_dir=plan"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "1,557,611,200 parameters" in result.stdout
+    assert (tmp_path / "plan/learning_rate.png").exists()
+
+
+def test_help_imports_neither_torch_nor_lightning(command: Command, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['lmm-train', '--help']\n"
+        "from lmmodules.train import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'lightning', 'tokenizers') if name in sys.modules])"
+    )
+    (tmp_path / "show.py").write_text(code)
+    import sys
+
+    result = subprocess.run([sys.executable, "show.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+    assert "max_steps" in result.stdout

@@ -1,0 +1,88 @@
+"""Every configuration file composes, and every network and objective it names can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from lmmodules.command import conf_directory
+from lmmodules.composition import compose_config
+
+CONF = conf_directory()
+GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    # Recursive, so that nothing in a sub-folder goes unread.
+    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+
+
+ALL = [(group.name, option) for group in GROUPS for option in options(group.name)]
+
+
+def test_every_yaml_file_is_reached() -> None:
+    reached = {CONF / group / f"{option}.yaml" for group, option in ALL} | set(CONF.glob("*.yaml"))
+    assert reached == set(CONF.rglob("*.yaml"))
+    assert len(ALL) > 40
+
+
+@pytest.mark.parametrize(("group", "option"), ALL, ids=lambda value: value)
+def test_composes(group: str, option: str) -> None:
+    if group == "evaluation":
+        config = compose_config("evaluate", f"evaluation={option}", "checkpoint=x")
+    else:
+        overrides = [f"{group}={option}"] + ([] if group in {"experiment", "debug"} else ["max_steps=10"])
+        config = compose_config("train", *overrides)
+        assert isinstance(config.max_steps, int)
+    OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("position", options("position"))
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_with_every_position_builds_on_the_meta_device(model: str, position: str) -> None:
+    if model in {"gpt2_medium", "gpt2_large", "roberta_large"} and position != "learned":
+        pytest.skip("the same classes at another size")
+    config = compose_config("train", f"model={model}", f"position={position}", "max_steps=10")
+    if config.model.max_length is None:
+        config.model.max_length = 512
+    config.model.vocab_size = config.model.vocab_size or 100
+    with torch.device("meta"):
+        backbone = instantiate(config.model, _convert_="all")
+    assert backbone.causal == config.model.causal
+    assert all(parameter.is_meta for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("objective", options("objective"))
+def test_an_objective_brings_a_model_and_a_transform_that_fit(objective: str) -> None:
+    config = compose_config("train", f"objective={objective}", "max_steps=10")
+    objective_class = get_class(config.objective._target_)
+    objective_class.check_backbone(config.model.causal, "model")
+    transform = instantiate(config.transform, _convert_="all")
+    assert transform.batch_type is objective_class.batch_type
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_target_exists(path: Path) -> None:
+    def targets(node: object) -> list[str]:
+        if OmegaConf.is_dict(node):
+            own = [node._get_node("_target_")._value()] if "_target_" in node else []
+            return own + [target for key in node for target in targets(node._get_node(key))]
+        if OmegaConf.is_list(node):
+            return [target for index in range(len(node)) for target in targets(node._get_node(index))]
+        return []
+
+    for target in targets(OmegaConf.load(path)):
+        if "Wandb" in target or "MLFlow" in target:
+            continue
+        module, _, name = target.rpartition(".")
+        assert hasattr(__import__(module, fromlist=[name]), name), target
+
+
+def test_the_command_line_wins_over_what_an_objective_brings() -> None:
+    config = compose_config("train", "objective=masked_lm", "model=bert_base", "position=rotary", "max_steps=10")
+    assert config.model.hidden_size == 768
+    assert config.model.position._target_ == "lmmodules.models.Rotary"
