@@ -53,5 +53,5 @@ def check_batch(batch: Mapping[str, object], contract: type, consumer: str) -> N
     if missing:
         raise InputError(
             f"`{consumer}` needs {', '.join(f'`{key}`' for key in missing)} in a batch, but the data yields "
-            f"{', '.join(f'`{key}`' for key in sorted(batch))}; choose the transform it was written for with `transform=`"
+            f"{', '.join(f'`{key}`' for key in sorted(batch))}; leave `transform=` to the objective"
         )

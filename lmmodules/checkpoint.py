@@ -144,13 +144,15 @@ def _locate(target: str, trusted: Sequence[str]) -> Any:
     module, _, name = target.rpartition(".")
     if module.partition(".")[0] not in trusted:
         raise InputError(
-            f"the checkpoint asks for `{target}`, which lies outside {', '.join(f'`{package}`' for package in trusted)}; "
+            f"the checkpoint asks for `{target}`, which lies outside {', '.join(trusted)}; "
             f"if you trust it, load with `trusted=({', '.join(map(repr, trusted))}, {module.partition('.')[0]!r})`"
         )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"the checkpoint asks for `{target}`, which this version of the package does not have") from error
+        raise InputError(
+            f"the checkpoint asks for `{target}`, which this version of the package does not have"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"the checkpoint asks for `{target}`, which is not a module of a network")
     return found

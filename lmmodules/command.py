@@ -102,18 +102,18 @@ def input_error(error: BaseException | None) -> str | None:
     Args:
         error: What was raised. Its causes are searched too, since Hydra wraps what constructors raise.
     """
-    instantiation: InstantiationException | None = None
+    from_constructor = False
     while error is not None:
         if isinstance(error, InputError):
             return str(error)
         if isinstance(error, MissingMandatoryValue):
             return missing_value(str(error.full_key or error.key))
         if isinstance(error, InstantiationException):
-            instantiation = error
+            from_constructor = True
         elif isinstance(error, HydraException | OmegaConfBaseException):
             return _one_sentence(str(error))
-        elif isinstance(error, TypeError) and instantiation is not None and "argument" in str(error):
-            return _one_sentence(str(error))
+        elif isinstance(error, TypeError) and from_constructor and "argument" in str(error):
+            return str(error)  # a constructor that was given what it does not take
         error = error.__cause__
     return None
 

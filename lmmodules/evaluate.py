@@ -51,7 +51,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(
+            name,
+            f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+        )
     Console().print(table)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "evaluation.json", {"checkpoint": str(config.checkpoint), **figures})
@@ -75,7 +78,8 @@ def evaluation_data(config: DictConfig, tokenizer: str, batch_type: type) -> Cor
     if data.batch_type is not batch_type:
         raise InputError(
             f"the checkpoint's objective needs a `{batch_type.__name__}`, but `{type(data.transform).__name__}` yields "
-            f"a `{data.batch_type.__name__}`; use `transform=next_token` for causal and `transform=masking` for masked models"
+            f"a `{data.batch_type.__name__}`; use `transform=next_token` for causal models and `transform=masking` "
+            "for masked ones"
         )
     return data.prepare()
 

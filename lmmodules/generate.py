@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from omegaconf import DictConfig
 
 from lmmodules.command import missing_value, run_command
 from lmmodules.errors import InputError
+
+UNFINISHED = "\ufffd"
+"""What a decoder writes for bytes that are no whole character yet."""
 
 
 def main() -> None:
@@ -26,13 +30,14 @@ def generate(config: DictConfig) -> list[str]:
     """
     from lmmodules.checkpoint import load, load_tokenizer
     from lmmodules.evaluation.generation import generate as generate_tokens
+    from lmmodules.objectives import LanguageModel
 
     for key in ("checkpoint", "prompt"):
         if config[key] is None:
             raise InputError(missing_value(key))
     tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
-    if not objective.needs_causal:
+    if not isinstance(objective, LanguageModel) or not objective.backbone.causal:
         raise InputError(
             f"`checkpoint` must hold a causal model to write text, but it holds a `{type(objective).__name__}`"
         )
@@ -54,9 +59,39 @@ def generate(config: DictConfig) -> list[str]:
             seed=config.seed + sample,
             stream=stream,
         )[0]
-        print()
+        stream.close()
         continuations.append(tokenizer.decode(written))
     return continuations
+
+
+class TextStream:
+    """Prints the text of a continuation while its tokens arrive.
+
+    A character may be spelt by several tokens, so text is printed only as far as it can no longer change.
+
+    Args:
+        decode: Token ids to text.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._printed = 0
+
+    def __call__(self, step: list[int | None]) -> None:
+        """Take the newest token of the one prompt there is."""
+        if step[0] is not None:
+            self._ids.append(step[0])
+            self._print(self._decode(self._ids).rstrip(UNFINISHED))
+
+    def close(self) -> None:
+        """Print what is left, finished or not."""
+        self._print(self._decode(self._ids) + "\n")
+
+    def _print(self, text: str) -> None:
+        sys.stdout.write(text[self._printed :])
+        sys.stdout.flush()
+        self._printed = max(self._printed, len(text))
 
 
 if __name__ == "__main__":

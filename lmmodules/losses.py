@@ -212,7 +212,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradients = tuple(None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors)
+        gradients = tuple(None if grad is None else grad * grad_total for grad in ctx.saved_tensors)
         return (*gradients, None, None, None, None, None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
@@ -80,7 +80,7 @@ class Plan:
     def shards(self) -> int:
         """Over how many devices parameters, gradients and optimizer states are split."""
         strategy = self.config.trainer.strategy
-        sharded = OmegaConf.is_dict(strategy) and str(strategy._target_).endswith("ModelParallelStrategy")
+        sharded = OmegaConf.is_dict(strategy) and str(strategy._target_).endswith("FSDP2Strategy")
         return self.devices if sharded else 1
 
 
@@ -93,6 +93,8 @@ def plan_run(config: DictConfig) -> Plan:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
+
+    from lmmodules.objectives import LanguageModel
 
     objective_class: type[Objective] = get_class(config.objective._target_)
     objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
@@ -107,7 +109,8 @@ def plan_run(config: DictConfig) -> Plan:
         saved = SavedBytes(objective)
         with FlopCounterMode(display=False) as counter, saved:
             hidden = backbone(input_ids)
-            objective.head.features(hidden)
+            if isinstance(objective, LanguageModel):
+                objective.head.features(hidden)
         head_flops = 2 * batch_size * length * backbone.hidden_size * backbone.vocab_size
         optimizer = instantiate(config.optimizer, _convert_="all")(groups(objective))
     return Plan(
@@ -170,7 +173,8 @@ def parameter_table(plan: Plan) -> Any:
     """Parameters by part of the network."""
     from rich.table import Table
 
-    backbone = plan.objective.backbone
+    backbone = cast("nn.Module", plan.objective.backbone)
+    blocks = plan.objective.backbone.blocks
     rows: list[tuple[str, int]] = []
     counted: set[int] = set()
 
@@ -180,11 +184,11 @@ def parameter_table(plan: Plan) -> Any:
         return sum(new.values())
 
     for name, child in backbone.named_children():
-        if child is not backbone.blocks:
+        if child is not blocks:
             rows.append((name.replace("_", " "), count(child)))
             continue
-        rows.append((f"{len(child)} blocks, each", count(child)))
-        for inner, module in child[0].named_children():
+        rows.append((f"{len(blocks)} blocks, each", count(child)))
+        for inner, module in blocks[0].named_children():
             rows.append((f"  {inner.replace('_', ' ')}", sum(parameter.numel() for parameter in module.parameters())))
     rows.append(("heads of the objective", count(plan.objective)))
     table = Table(
@@ -210,7 +214,9 @@ def group_table(plan: Plan) -> Any:
 
     table = Table(title="optimizer groups", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("group", "tensors", "parameters", "weight decay", "lr factor"):
-        table.add_column(column, justify="left" if column == "group" else "right", style="dim" if column == "group" else "")
+        table.add_column(
+            column, justify="left" if column == "group" else "right", style="dim" if column == "group" else ""
+        )
     default = plan.config.optimizer.get("weight_decay", 0.0)
     for row in plan.groups.rows(plan.objective):
         decay = default if row.weight_decay is None else row.weight_decay
@@ -226,7 +232,9 @@ def run_table(plan: Plan) -> Any:
 
     config = plan.config
     steps = int(config.max_steps)
-    table = Table(title="run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_header=False)
+    table = Table(
+        title="run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_header=False
+    )
     table.add_column(style="dim")
     table.add_column()
     parts = f"{plan.batch_size} sequences x {plan.length} tokens"
@@ -288,7 +296,9 @@ def draw_schedule(config: DictConfig) -> str:
     rates = [config.optimizer.lr * schedule.factor(step, steps) for step in shown]
     title = f"{type(schedule).__name__}: peak {max(rates):.3g}, {steps:,} steps"
     try:
-        picture = plot_learning_rate(rates, Path(config.paths.output_dir) / "learning_rate.png", title=title, steps=shown)
+        picture = plot_learning_rate(
+            rates, Path(config.paths.output_dir) / "learning_rate.png", title=title, steps=shown
+        )
     except InputError as error:
         return str(error)
     return shown_path(picture)

@@ -102,19 +102,27 @@ def print_report(run: Run, summary: dict[str, Any], console: Console | None = No
 
 
 def sample_text(run: Run) -> tuple[str, str] | None:
-    """The start of a validation document and the model's own continuation; `None` for models that do not write."""
-    if not run.objective.needs_causal:
+    """The start of a validation document and the model's own continuation; `None` for models that do not write.
+
+    The model is read from its checkpoint: that one is whole, whatever the strategy has split.
+    """
+    checkpoint = run.directory / "checkpoints" / "last.ckpt"
+    if not run.objective.needs_causal or not checkpoint.is_file():
         return None
+    from lmmodules.checkpoint import load
     from lmmodules.evaluation.generation import generate
+    from lmmodules.objectives import LanguageModel
 
     tokenizer = run.data.tokenizer
     document = run.data.validation_document(SAMPLE_PROMPT_TOKENS)
-    limit = run.objective.backbone.max_length or len(document) + SAMPLE_NEW_TOKENS
+    objective = load(checkpoint)
+    if not isinstance(objective, LanguageModel):
+        return None
+    limit = objective.backbone.max_length or len(document) + SAMPLE_NEW_TOKENS
     if len(document) == 0 or len(document) >= limit:
         return None
-    run.objective.eval()
     written = generate(
-        run.objective,
+        objective,
         [document],
         max_new_tokens=min(SAMPLE_NEW_TOKENS, limit - len(document)),
         temperature=0.8,

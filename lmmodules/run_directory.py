@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -14,7 +13,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-RECORDED_PACKAGES = ("lmmodules", "torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "numpy", "transformers")
+RECORDED_PACKAGES = (
+    "lmmodules",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "tokenizers",
+    "numpy",
+    "transformers",
+)
 
 
 def write_configuration(directory: Path, config: DictConfig, overrides: Sequence[str]) -> None:
@@ -73,7 +81,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _version(package: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -91,7 +91,9 @@ def check(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "max_steps") or config.max_steps is None:
         raise InputError(missing_value("max_steps"))
     if not isinstance(config.max_steps, int) or config.max_steps < 1:
-        raise InputError(f"`max_steps` must be a whole number of optimizer steps, at least 1, but is {config.max_steps}")
+        raise InputError(
+            f"`max_steps` must be a whole number of optimizer steps, at least 1, but is {config.max_steps}"
+        )
     for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
         if not isinstance(config[name], int) or config[name] < 1:
             raise InputError(f"`{name}` must be a whole number of optimizer steps, at least 1, but is {config[name]}")
@@ -175,8 +177,7 @@ def build_trainer(config: DictConfig, data: CorpusDataModule) -> L.Trainer:
     from lmmodules.callbacks import ConfigSnapshot
 
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     callbacks.append(ConfigSnapshot(plain["model"], plain["objective"], data.tokenizer.to_json(), plain))
     loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
     interval = config.trainer.val_check_interval

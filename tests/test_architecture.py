@@ -24,7 +24,7 @@ ALLOWED = {
     "evaluation": {"batch", "data", "losses", "models", "objectives", "parallel"},
     "plots": set(),
     "checkpoint": {"callbacks", "data", "objectives"},
-    "report": {"callbacks", "evaluation", "plots", "run_directory", "train"},
+    "report": {"callbacks", "checkpoint", "evaluation", "objectives", "plots", "run_directory", "train"},
 }
 # Packages that only some parts may import at module level.
 LIGHTNING = {"data", "objectives", "callbacks", "parallel"}

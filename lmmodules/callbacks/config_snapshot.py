@@ -32,8 +32,6 @@ class ConfigSnapshot(Callback):
     ) -> None:
         self.snapshot = {"model": model, "objective": objective, "tokenizer": tokenizer, "config": config or {}}
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the snapshot to the checkpoint."""
         checkpoint[SNAPSHOT_KEY] = self.snapshot

@@ -71,7 +71,7 @@ class TrainingProgress(ProgressBar):
 
     def on_metrics(self, trainer: L.Trainer, step: int, metrics: Mapping[str, float]) -> None:
         """Show the newest figures."""
-        if not self._enabled or not trainer.training and "val/loss" not in metrics:
+        if not self._enabled or (not trainer.training and "val/loss" not in metrics):
             return
         figures = format_figures(metrics)
         if self._bar is not None and self._task is not None:

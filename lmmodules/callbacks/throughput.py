@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -90,9 +91,10 @@ class Throughput(Callback):
             "throughput/memory_gb": peak_memory_bytes(module.device) / 1e9,
         }
         peak = self.peak_flops or known_peak_flops(module.device)
-        if peak and hasattr(module, "flops_per_token"):
+        forward_flops: Callable[[int], float] | None = getattr(module, "flops_per_token", None)
+        if peak and forward_flops is not None:
             # A forward pass counts once and a backward pass twice.
-            flops = 3 * module.flops_per_token(self._length)
+            flops = 3 * forward_flops(self._length)
             metrics["throughput/mfu"] = rate * flops / (peak * trainer.world_size)
         return metrics
 

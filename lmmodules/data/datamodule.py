@@ -110,6 +110,7 @@ class CorpusDataModule(L.LightningDataModule):
         self._train: Samples | None = None
         self._validation: Samples | None = None
         self._train_loader: ResumableLoader | None = None
+        self._validation_loader: ValidationLoader | None = None
         self._resumed_stream: dict[str, int] | None = None
 
     def prepare(self) -> CorpusDataModule:
@@ -177,14 +178,21 @@ class CorpusDataModule(L.LightningDataModule):
         """The validation batches; nothing when nothing was held out."""
         if self.prepare()._validation is None:
             return []
-        loader = ValidationLoader(
-            self._validation_samples(),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-        )
-        loader.set_rank(*self._rank_and_world_size())
-        return loader
+        if self._validation_loader is None:
+            self._validation_loader = ValidationLoader(
+                self._validation_samples(),
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory,
+            )
+        self._validation_loader.set_rank(*self._rank_and_world_size())
+        return self._validation_loader
+
+    def teardown(self, stage: str) -> None:
+        """Lightning's hook: stop the workers. The training stream stays where it is."""
+        for loader in (self._train_loader, self._validation_loader):
+            if loader is not None:
+                loader.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training stream stands, and the tokenizer's fingerprint."""

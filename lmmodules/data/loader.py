@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lmmodules.data.order import SampleOrder
+from lmmodules.data.randomness import Int64Array
 from lmmodules.data.samples import Keys, Samples
 from lmmodules.errors import InputError
 
@@ -25,31 +26,89 @@ _T = TypeVar("_T")
 _BATCHES_AT_ONCE = 256
 
 
-class _BatchLoader:
-    """What training and validation share: a rank's keys, fetched here or by workers."""
+class _TrainingKeys(Sampler[Keys]):
+    """The keys of one rank's batches, pass after pass.
 
-    def __init__(
-        self, samples: Samples, order: SampleOrder, *, batch_size: int, num_workers: int, pin_memory: bool
-    ) -> None:
+    It knows nothing of the loader that it is part of: workers are only shut down in time if no cycle of references
+    leaves that to the garbage collector.
+    """
+
+    def __init__(self, order: SampleOrder, batch_size: int) -> None:
         if batch_size < 1:
             raise InputError(f"`data.batch_size` must be positive, but is {batch_size}")
-        if num_workers < 0:
-            raise InputError(f"`data.num_workers` must not be negative, but is {num_workers}")
-        self.samples = samples
         self.order = order
         self.batch_size = batch_size
         self.rank, self.world_size = 0, 1
-        self._batches: DataLoader[dict[str, Tensor]] = DataLoader(
-            samples,
+        self.samples_seen = 0
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.batch_size * self.world_size
+
+    def __len__(self) -> int:
+        num_samples = self.order.num_samples
+        if num_samples < self.global_batch_size:
+            fitting = num_samples // self.world_size
+            remedy = f"use `data.batch_size={fitting}`" if fitting else "use a smaller `data.max_length`"
+            raise InputError(
+                f"a corpus must fill at least one batch ({self.batch_size} samples on each of {self.world_size} "
+                f"ranks), but this one makes {num_samples} samples; {remedy} or more text"
+            )
+        return num_samples // self.global_batch_size
+
+    def __iter__(self) -> Iterator[Keys]:
+        num_batches = len(self)
+        start = self.samples_seen + self.rank * self.batch_size
+        for first in range(0, num_batches, _BATCHES_AT_ONCE):
+            # Many batches at once, because a permutation costs as many numpy calls for one sample as for thousands.
+            batches = np.arange(first, min(first + _BATCHES_AT_ONCE, num_batches))
+            positions = start + batches[:, None] * self.global_batch_size + np.arange(self.batch_size)
+            epochs, indices = self.look_up(positions.ravel())
+            yield from zip(epochs.reshape(positions.shape), indices.reshape(positions.shape), strict=True)
+
+    def look_up(self, positions: Int64Array) -> Keys:
+        return self.order(positions)
+
+
+class _ValidationKeys(_TrainingKeys):
+    """The keys of one rank's part of all samples, filled up with -1 to whole batches."""
+
+    def __len__(self) -> int:
+        return -(-self.order.num_samples // self.global_batch_size)
+
+    def look_up(self, positions: Int64Array) -> Keys:
+        _, indices = self.order(positions % self.order.num_samples)
+        return np.zeros_like(indices), np.where(positions < self.order.num_samples, indices, -1)
+
+
+class _BatchLoader:
+    """What training and validation share: a rank's keys, fetched here or by workers."""
+
+    def __init__(self, samples: Samples, keys: _TrainingKeys, num_workers: int, pin_memory: bool) -> None:
+        if num_workers < 0:
+            raise InputError(f"`data.num_workers` must not be negative, but is {num_workers}")
+        self.samples = samples
+        self._keys = keys
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory
+        self._batches = self._build()
+
+    def _build(self) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            self.samples,
             batch_size=None,
-            sampler=_Keys(self),
-            num_workers=num_workers,
+            sampler=self._keys,
+            num_workers=self._num_workers,
             collate_fn=_unchanged,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
+            pin_memory=self._pin_memory,
+            persistent_workers=self._num_workers > 0,
             # Without its own generator a loader would move the global one, and dropout with it.
             generator=torch.Generator(),
         )
+
+    def close(self) -> None:
+        """Stop the workers, which otherwise wait for the next pass; it would start new ones."""
+        self._batches = self._build()
 
     def set_rank(self, rank: int, world_size: int) -> None:
         """Say which part of every global batch is this process's.
@@ -58,38 +117,19 @@ class _BatchLoader:
             rank: Among the processes that see different data.
             world_size: How many these are.
         """
-        self.rank, self.world_size = rank, world_size
+        self._keys.rank, self._keys.world_size = rank, world_size
 
     @property
     def global_batch_size(self) -> int:
         """Samples of one batch on all ranks together."""
-        return self.batch_size * self.world_size
-
-    @property
-    def first_position(self) -> int:
-        """Where in the stream the next pass begins."""
-        return 0
+        return self._keys.global_batch_size
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._keys)
 
-    def keys(self) -> Iterator[Keys]:
-        """The keys of this rank's batches in one pass."""
-        num_batches, size = len(self), self.global_batch_size
-        start = self.first_position + self.rank * self.batch_size
-        for first in range(0, num_batches, _BATCHES_AT_ONCE):
-            # Many batches at once, because a permutation costs as many numpy calls for one sample as for thousands.
-            batches = np.arange(first, min(first + _BATCHES_AT_ONCE, num_batches))
-            positions = start + batches[:, None] * size + np.arange(self.batch_size)
-            epochs, indices = self.look_up(positions.ravel())
-            yield from zip(epochs.reshape(positions.shape), indices.reshape(positions.shape), strict=True)
-
-    def look_up(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Keys:
-        """Samples at positions of the stream."""
-        return self.order(positions)
-
-    def fetched(self) -> Iterator[dict[str, Tensor]]:
-        """The batches of one pass."""
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # A generator on purpose: where the stream stands is read when the first batch is asked for, and Lightning may
+        # call iter() before it restores a checkpoint.
         with _quiet_fork():
             batches = iter(self._batches)
         yield from batches
@@ -125,35 +165,23 @@ class ResumableLoader(_BatchLoader):
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        order = SampleOrder(len(samples), seed, shuffle)
-        super().__init__(samples, order, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory)
-        self.samples_seen = 0
+        keys = _TrainingKeys(SampleOrder(len(samples), seed, shuffle), batch_size)
+        super().__init__(samples, keys, num_workers, pin_memory)
 
     @property
-    def first_position(self) -> int:
-        """The first sample that nobody was given yet."""
-        return self.samples_seen
-
-    def __len__(self) -> int:
-        if len(self.samples) < self.global_batch_size:
-            fitting = len(self.samples) // self.world_size
-            remedy = f"use `data.batch_size={fitting}`" if fitting else "use a smaller `data.max_length`"
-            raise InputError(
-                f"a corpus must fill at least one batch ({self.batch_size} samples on each of {self.world_size} "
-                f"ranks), but this one makes {len(self.samples)} samples; {remedy} or more text"
-            )
-        return len(self.samples) // self.global_batch_size
+    def samples_seen(self) -> int:
+        """Samples given out on all ranks together, since the stream began."""
+        return self._keys.samples_seen
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # A generator on purpose: the position is read when the first batch is asked for, and Lightning may call
-        # iter() before it restores a checkpoint.
-        for batch in self.fetched():
-            self.samples_seen += self.global_batch_size
+        for batch in super().__iter__():
+            self._keys.samples_seen += self.global_batch_size
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Where the stream stands, and what it is a stream of."""
-        return {"samples_seen": self.samples_seen, "seed": self.order.seed, "num_samples": self.order.num_samples}
+        order = self._keys.order
+        return {"samples_seen": self.samples_seen, "seed": order.seed, "num_samples": order.num_samples}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue a stream.
@@ -165,13 +193,13 @@ class ResumableLoader(_BatchLoader):
             InputError: When the state is of another stream: another corpus, length of samples, or seed.
         """
         for name, override in (("num_samples", "data"), ("seed", "seed")):
-            here = getattr(self.order, name)
+            here = getattr(self._keys.order, name)
             if state[name] != here:
                 raise InputError(
                     f"a resumed run must read the data it was started with, but `{name}` was {state[name]} and is now "
                     f"{here}; use the `{override}` settings of the checkpoint"
                 )
-        self.samples_seen = state["samples_seen"]
+        self._keys.samples_seen = state["samples_seen"]
 
 
 class ValidationLoader(_BatchLoader):
@@ -192,32 +220,8 @@ class ValidationLoader(_BatchLoader):
     """
 
     def __init__(self, samples: Samples, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> None:
-        order = SampleOrder(len(samples), seed=0)
-        super().__init__(samples, order, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory)
-
-    def __len__(self) -> int:
-        return -(-len(self.samples) // self.global_batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self.fetched()
-
-    def look_up(self, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Keys:
-        """Samples at positions, and -1 past the last."""
-        _, indices = self.order(positions % self.order.num_samples)
-        return np.zeros_like(indices), np.where(positions < self.order.num_samples, indices, -1)
-
-
-class _Keys(Sampler[Keys]):
-    """Lets a torch loader ask ours for keys."""
-
-    def __init__(self, loader: _BatchLoader) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[Keys]:
-        return self.loader.keys()
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        keys = _ValidationKeys(SampleOrder(len(samples), seed=0), batch_size)
+        super().__init__(samples, keys, num_workers, pin_memory)
 
 
 def _unchanged(batch: _T) -> _T:

@@ -21,7 +21,7 @@ class Writer(Protocol):
     """What can write: an objective, or anything else with a causal backbone and a head."""
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Token ids in, hidden states out; see `lmmodules.models.Backbone`."""
         ...
 
@@ -68,7 +68,7 @@ def generate(
         InputError: When an option is out of range, a prompt is empty, the model is not causal, or prompt and
             continuation together are longer than its positions reach.
     """
-    backbone, head = cast(Backbone, model.backbone), model.head
+    backbone, head = model.backbone, model.head
     if isinstance(prompts, Tensor) and prompts.ndim != 2:
         raise InputError(f"`prompts` must be (B, T) when they are a tensor, but have shape {tuple(prompts.shape)}")
     rows = prompts.tolist() if isinstance(prompts, Tensor) else [list(map(int, prompt)) for prompt in prompts]
@@ -76,7 +76,7 @@ def generate(
     if not rows or max_new_tokens == 0:
         return [[] for _ in rows]
     choose = _Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
-    modules = [module for module in (model.backbone, head) if module.training]
+    modules = [module for module in (cast(nn.Module, backbone), head) if module.training]
     try:
         for module in modules:
             module.eval()

@@ -23,6 +23,7 @@ class Backbone(Protocol):
         head_dim: Size K of a head.
         max_length: Longest sequence, in tokens; `None` where there is no limit.
         token_embedding: Embeddings (V, D), which a tied head shares.
+        blocks: The layers, which strategies shard one by one.
     """
 
     causal: bool
@@ -33,6 +34,7 @@ class Backbone(Protocol):
     head_dim: int
     max_length: int | None
     token_embedding: nn.Embedding
+    blocks: nn.ModuleList
 
     def __call__(
         self,
@@ -47,4 +49,8 @@ class Backbone(Protocol):
         rows: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D), or (M, D) of the `rows` (M,) of the flattened batch."""
+        ...
+
+    def flops_per_token(self, length: int) -> int:
+        """Floating-point operations of one forward, per token of sequences of a length, without a head."""
         ...

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lmmodules.batch import check_batch
 from lmmodules.errors import InputError
+from lmmodules.models.backbone import Backbone
 from lmmodules.optim import ParameterGroups, build_optimizer
 from lmmodules.parallel.mesh import data_parallel_group, local_tensor, shard_over_mesh
 from lmmodules.parallel.totals import Term, Totals
@@ -45,12 +46,13 @@ class Objective(L.LightningModule, ABC):
     """The `TypedDict` of `lmmodules.batch` that `losses` reads."""
     needs_causal: ClassVar[bool | None] = None
     """Kind of backbone: causal, bidirectional, or `None` for either."""
+    backbone: Backbone
     perplexity_term: ClassVar[str] = "loss"
     """The term, in nats per token, whose exponential is reported as perplexity."""
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         optimizer: OptimizerFactory | None = None,
         parameter_groups: ParameterGroups | None = None,
@@ -166,7 +168,8 @@ class Objective(L.LightningModule, ABC):
         callbacks = getattr(self.trainer, "callbacks", [])
         if not self.trainer.lr_scheduler_configs and not any(hasattr(callback, "schedule") for callback in callbacks):
             L.pytorch.utilities.rank_zero_warn(
-                "The learning rate stays constant: add `WarmupDecay(...)` to the trainer's callbacks to warm it up and decay it."
+                "The learning rate stays constant: add `WarmupDecay(...)` to the trainer's callbacks to warm it up and "
+                "decay it."
             )
 
     # Validation

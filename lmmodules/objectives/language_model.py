@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmmodules.batch import TokenBatch
 from lmmodules.losses import linear_cross_entropy
+from lmmodules.models.backbone import Backbone
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.objectives.base import Objective, OptimizerFactory
 from lmmodules.optim import ParameterGroups
@@ -23,9 +24,11 @@ class LanguageModel(Objective):
         parameter_groups: See `Objective`.
     """
 
+    head: LanguageModelHead
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         head: LanguageModelHead | None = None,
         label_smoothing: float = 0.0,
@@ -86,4 +89,4 @@ class LanguageModel(Objective):
         Args:
             length: Tokens per sequence T.
         """
-        return int(self.backbone.flops_per_token(length)) + self.head.flops_per_token()
+        return self.backbone.flops_per_token(length) + self.head.flops_per_token()

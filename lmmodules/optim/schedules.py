@@ -22,13 +22,14 @@ class Schedule(ABC):
 
     Attributes:
         warmup_steps: Length of the warmup in optimizer steps. Without this and `warmup_ratio` there is no warmup.
-        warmup_ratio: The same as a share of the run, in [0, 1). The number of steps is rounded to 9 decimals first
-            and then down, so that 0.29 of 100 steps are 29, and not the 28 of floating point.
+        warmup_ratio: The same as a share of the run, in [0, 1), for where `warmup_steps` is not given. The number of
+            steps is rounded to 9 decimals first and then down, so that 0.29 of 100 steps are 29, and not the 28 of
+            floating point.
         warmup_offset: 0 starts the warmup with an update at learning rate 0, `step / warmup_steps`, as BERT and most
             others do; 1 starts it one step up, `(step + 1) / (warmup_steps + 1)`, as nanoGPT does.
 
     Raises:
-        InputError: If a field is out of range or the warmup is given twice.
+        InputError: If a field is out of range.
     """
 
     warmup_steps: int | None = None
@@ -36,11 +37,6 @@ class Schedule(ABC):
     warmup_offset: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
-        if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise InputError(
-                f"`warmup_steps` ({self.warmup_steps}) and `warmup_ratio` ({self.warmup_ratio}) exclude each other; "
-                "use `schedule.warmup_ratio=null` or `schedule.warmup_steps=null`"
-            )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise InputError(
                 f"`warmup_steps` must not be negative, but is {self.warmup_steps}; "
@@ -83,7 +79,7 @@ class Schedule(ABC):
         """
         if max_steps < 1:
             raise InputError(f"`max_steps` must be at least 1, but is {max_steps}; use for example `max_steps=1000`")
-        warmup_steps = self.warmup_steps or _steps_of(self.warmup_ratio, max_steps)
+        warmup_steps = _steps_of(self.warmup_ratio, max_steps) if self.warmup_steps is None else self.warmup_steps
         if warmup_steps >= max_steps:
             raise InputError(
                 f"`warmup_steps` must be less than `max_steps` ({max_steps}), but is {warmup_steps}; use for example "
@@ -113,7 +109,7 @@ class Decay(Schedule, ABC):
         floor: Where the decay ends, as a share of the peak. The warmup starts at 0 all the same.
 
     Raises:
-        InputError: If a field is out of range or the warmup is given twice.
+        InputError: If a field is out of range.
     """
 
     floor: float = 0.0
@@ -167,7 +163,7 @@ class Polynomial(Decay):
         power: 1 is linear; a larger one falls faster at first.
 
     Raises:
-        InputError: If a field is out of range or the warmup is given twice.
+        InputError: If a field is out of range.
 
     Source:
         fairseq, `polynomial_decay`, which trained RoBERTa with power 1.
@@ -209,7 +205,7 @@ class InverseSquareRoot(Decay):
             10000 without one.
 
     Raises:
-        InputError: If a field is out of range or the warmup is given twice.
+        InputError: If a field is out of range.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 5.3.
@@ -241,11 +237,12 @@ class WarmupStableDecay(Decay):
 
     Attributes:
         decay_steps: Length of the decay in optimizer steps. Without this and `decay_ratio` it is a tenth of the run.
-        decay_ratio: The same as a share of the run, in [0, 1), rounded like `warmup_ratio`.
+        decay_ratio: The same as a share of the run, in [0, 1), for where `decay_steps` is not given; rounded like
+            `warmup_ratio`.
         shape: The form of the decay.
 
     Raises:
-        InputError: If a field is out of range, or the warmup or the decay is given twice.
+        InputError: If a field is out of range.
 
     Source:
         Hu et al. 2024, "MiniCPM", section 4; the form `one_minus_sqrt` from Hägele et al. 2024, "Scaling Laws and
@@ -258,11 +255,6 @@ class WarmupStableDecay(Decay):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decay_steps is not None and self.decay_ratio is not None:
-            raise InputError(
-                f"`decay_steps` ({self.decay_steps}) and `decay_ratio` ({self.decay_ratio}) exclude each other; "
-                "use `schedule.decay_ratio=null` or `schedule.decay_steps=null`"
-            )
         if self.decay_steps is not None and self.decay_steps < 0:
             raise InputError(
                 f"`decay_steps` must not be negative, but is {self.decay_steps}; use `schedule.decay_steps=0` for none"

@@ -18,7 +18,7 @@ class Term(NamedTuple):
     """
 
     sum: Tensor  # scalar; for a loss, nats summed over its targets
-    count: Tensor | float  # number of targets
+    count: Tensor | float  # type: ignore[assignment]  # number of targets; no tuple method is needed here
     weight: float = 1.0  # share in the optimised loss; 0 for a metric that is only watched
 
 

@@ -311,11 +311,16 @@ def test_unknown_length_is_told() -> None:
         fit(Regression(), WarmupDecay(SCHEDULE), max_steps=-1)
 
 
-def test_warmup_that_does_not_fit_is_told_before_training() -> None:
-    module = Regression()
+def test_warmup_that_does_not_fit_is_told_before_anything_runs() -> None:
+    started = []
+
+    class Next(Callback):
+        def on_fit_start(self, *_: Any) -> None:
+            started.append(True)
+
     with pytest.raises(InputError, match=r"`warmup_steps` must be less than `max_steps` \(3\), but is 4"):
-        fit(module, WarmupDecay(SCHEDULE), max_steps=3)
-    assert not module.used
+        fit(Regression(), WarmupDecay(SCHEDULE), Next(), max_steps=3)
+    assert not started
 
 
 def test_a_scheduler_beside_it_is_told() -> None:

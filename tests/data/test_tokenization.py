@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,3 +190,24 @@ def test_notes_stay_with_the_store(tmp_path: Path, tokenizer: Tokenizer) -> None
     (tmp_path / "text" / "b.bin").write_bytes(b"\xff")
     path = prepare_stores(tmp_path, TextFiles(tmp_path / "text"), tokenizer, validation_fraction=0)
     assert TokenStore(path / "train").header.notes == ["left out 1 file that is not UTF-8 text: b.bin"]
+
+
+SCRIPT = """
+import logging, sys
+logging.basicConfig(level=logging.INFO)
+from lmmodules.data import ByteLevelBPE, CorpusDataModule, TextFiles
+print(CorpusDataModule(TextFiles(sys.argv[1]), ByteLevelBPE(400), cache_dir=sys.argv[2]).prepare().train_tokens)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_the_same_corpus_once(tmp_path: Path, prose: Callable) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(prose(20_000)))
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "text.txt"), str(tmp_path / "cache")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    finished = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], finished
+    assert finished[0][0] == finished[1][0]
+    said = finished[0][1] + finished[1][1]
+    assert said.count("tokenising") == 1
+    assert said.count("training a tokenizer") == 1

@@ -111,9 +111,9 @@ class TestNormalisation:
     def test_clipping_sees_the_normalised_gradient(self) -> None:
         clipped = gradients(Counted(Scalar()), UNEVEN, accumulate_grad_batches=2, gradient_clip_val=1.0)
         assert clipped == pytest.approx([1.0], abs=1e-5)
-        assert gradients(
-            Counted(Scalar()), UNEVEN, accumulate_grad_batches=2, gradient_clip_val=1.5
-        ) == pytest.approx([1.4])
+        assert gradients(Counted(Scalar()), UNEVEN, accumulate_grad_batches=2, gradient_clip_val=1.5) == pytest.approx(
+            [1.4]
+        )
 
     def test_terms_have_their_own_counts_and_weights(self) -> None:
         # Each batch: its mean once, and ten times 2 over 4; what is only watched does not enter.

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from lmmodules.errors import InputError
-from lmmodules.optim import AdamWeightDecay, BertLinear
+from lmmodules.optim import AdamWeightDecay, BertLinear, build_optimizer
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +200,28 @@ def test_goes_on_from_a_saved_state(dtype: torch.dtype, correct_bias: bool) -> N
         other.step()
     for a, b in zip(unbroken, resumed, strict=True):
         assert torch.equal(a, b)
+
+
+def test_sharded_parameters_learn_alike() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    sharded = copy.deepcopy(module)
+    inputs = torch.randn(5, 3)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        results = []
+        for model in (module, sharded):
+            optimizer = build_optimizer(model, partial(AdamWeightDecay, lr=0.01))
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(inputs).pow(3).sum().backward()
+                optimizer.step()
+            results.append([getattr(p, "full_tensor", p.detach)() for p in model.parameters()])
+        assert all(isinstance(p, DTensor) for p in sharded.parameters())
+    finally:
+        dist.destroy_process_group()
+    for plain, gathered in zip(*results, strict=True):
+        torch.testing.assert_close(plain, gathered, rtol=1e-5, atol=1e-6)
 
 
 def test_half_precision_keeps_moments_in_float32() -> None:

@@ -241,11 +241,6 @@ def test_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "sentence"),
     [
-        (
-            Linear,
-            {"warmup_steps": 5, "warmup_ratio": 0.1},
-            "`warmup_steps` (5) and `warmup_ratio` (0.1) exclude each other",
-        ),
         (Linear, {"warmup_steps": -1}, "`warmup_steps` must not be negative, but is -1"),
         (Linear, {"warmup_ratio": 1.0}, "`warmup_ratio` must lie in [0, 1), but is 1.0"),
         (Linear, {"warmup_offset": 2}, "`warmup_offset` must be 0 or 1, but is 2"),
@@ -256,11 +251,6 @@ def test_is_a_value() -> None:
             WarmupStableDecay,
             {"shape": "square"},
             "`shape` must be one of linear, cosine, one_minus_sqrt, but is square",
-        ),
-        (
-            WarmupStableDecay,
-            {"decay_steps": 1, "decay_ratio": 0.1},
-            "`decay_steps` (1) and `decay_ratio` (0.1) exclude",
         ),
         (WarmupStableDecay, {"decay_steps": -1}, "`decay_steps` must not be negative, but is -1"),
         (WarmupStableDecay, {"decay_ratio": -0.5}, "`decay_ratio` must lie in [0, 1), but is -0.5"),
@@ -333,3 +323,10 @@ def test_equals_transformers(case: int) -> None:
     for step in range(T + 1):
         expected = function(step, num_warmup_steps=W, **arguments)
         assert schedule.factor(step, T) == pytest.approx(expected, rel=1e-12, abs=1e-15), step
+
+
+def test_steps_win_over_a_ratio() -> None:
+    assert Linear(warmup_steps=20, warmup_ratio=0.5).num_warmup_steps(100) == 20
+    assert Linear(warmup_steps=0, warmup_ratio=0.5).num_warmup_steps(100) == 0
+    assert WarmupStableDecay(decay_steps=20, decay_ratio=0.5).factor(79, 100) == 1.0
+    assert WarmupStableDecay(decay_ratio=0.5).factor(79, 100) < 1.0

@@ -51,6 +51,7 @@ result = {
 }
 with open(f"{sys.argv[1]}/{me}.json", "w") as file:
     json.dump(result, file)
+dist.barrier()
 dist.destroy_process_group()
 """
 
