@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +52,8 @@ def load(
     try:
         objective.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise InputError(f"`{path}` does not hold the weights that its own configuration asks for: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"`{path}` does not hold the weights that its own configuration asks for: {reason}") from error
     return objective.to(device).eval()
 
 
@@ -69,7 +68,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     from lmmodules.data import Tokenizer
 
-    text = read_checkpoint(path)[SNAPSHOT_KEY]["tokenizer"]
+    text = read_checkpoint(path)[SNAPSHOT_KEY].get("tokenizer")
     if text is None:
         raise InputError(f"`{path}` carries no tokenizer; it was trained on a data module that has none")
     return Tokenizer.from_json(text)
@@ -85,18 +84,34 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: When the file is missing, truncated or foreign.
     """
     file = resolve_checkpoint(path)
+    if file.is_dir():
+        raise InputError(
+            f"`{file}` is a checkpoint in parts, one per process; train with "
+            "`trainer.strategy.save_distributed_checkpoint=false` to have one file"
+        )
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise InputError(f"`{file}` cannot be read: {error.strerror}") from error
+    except Exception as error:  # what a damaged byte makes the unpickler raise is anybody's guess
         raise InputError(
             f"`{file}` cannot be read as a checkpoint: it is truncated, damaged, or not a checkpoint at all"
         ) from error
-    if not isinstance(checkpoint, dict) or SNAPSHOT_KEY not in checkpoint:
+    if not _explains_itself(checkpoint):
         raise InputError(
             f"`{file}` was not written by lmmodules: it does not say what network its weights belong to; "
             "load it with the `load_from_checkpoint` of the class that wrote it"
         )
     return checkpoint
+
+
+def _explains_itself(checkpoint: object) -> bool:
+    if not isinstance(checkpoint, dict) or not {SNAPSHOT_KEY, "state_dict"} <= checkpoint.keys():
+        return False
+    snapshot = checkpoint[SNAPSHOT_KEY]
+    return isinstance(snapshot, dict) and all(
+        isinstance(snapshot.get(part), dict) and "_target_" in snapshot[part] for part in ("model", "objective")
+    )
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -128,13 +143,22 @@ def build(node: Any, trusted: Sequence[str] = ("lmmodules",), **objects: Any) ->
         **objects: Arguments that are objects already.
 
     Raises:
-        InputError: When a `_target_` lies outside the trusted packages or does not exist.
+        InputError: When a `_target_` lies outside the trusted packages, does not exist, is not a module of a network,
+            or does not take its arguments.
     """
     if isinstance(node, Mapping):
         arguments = {name: build(value, trusted) for name, value in node.items() if name != "_target_"}
         if "_target_" not in node:
             return arguments
-        return _locate(str(node["_target_"]), trusted)(**arguments, **objects)
+        target = str(node["_target_"])
+        module = _locate(target, trusted)
+        try:
+            return module(**arguments, **objects)
+        except TypeError as error:
+            raise InputError(
+                f"the checkpoint asks for `{target}` with arguments that this version of the package does not take: "
+                f"{error}"
+            ) from error
     if isinstance(node, list):
         return [build(value, trusted) for value in node]
     return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,7 +42,14 @@ def preview(config: DictConfig) -> None:
     check(config)
     plan = plan_run(config)
     console = Console()
-    for table in (parameter_table(plan), group_table(plan), run_table(plan), memory_table(plan)):
+    title = f"{type(plan.objective).__name__} on {chosen('model') or config.model._target_}"
+    for heading, table in (
+        (f"{title}: {plan.parameters:,} parameters", parameter_table(plan)),
+        ("optimizer groups", group_table(plan)),
+        ("run", run_table(plan)),
+        ("memory per device (estimate)", memory_table(plan)),
+    ):
+        console.print(f"[bold]{heading}[/bold]", highlight=False)
         console.print(table)
         console.print()
     console.print(f"[dim]learning rate:[/dim] {draw_schedule(config)}", highlight=False)
@@ -107,7 +115,7 @@ def plan_run(config: DictConfig) -> Plan:
         objective: Objective = instantiate(config.objective, backbone=backbone, _convert_="all")
         input_ids = torch.zeros(batch_size, length, dtype=torch.int64)
         saved = SavedBytes(objective)
-        with FlopCounterMode(display=False) as counter, saved:
+        with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter, saved:
             hidden = backbone(input_ids)
             if isinstance(objective, LanguageModel):
                 objective.head.features(hidden)
@@ -124,6 +132,17 @@ def plan_run(config: DictConfig) -> Plan:
         activation_bytes=saved.total,
         states_per_parameter=1 if "Muon" in type(optimizer).__name__ else 2,
     )
+
+
+def _attention_flops() -> dict[Any, Any]:
+    """Torch's counter knows the attention kernels of GPUs but not that of processors, on which the batch is faked."""
+    import torch
+
+    def flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+        batch, heads, length, size = query
+        return 4 * batch * heads * length * key[2] * size  # two products, two operations per element
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flops}
 
 
 class SavedBytes:
@@ -163,7 +182,8 @@ def number_of_devices(config: DictConfig) -> int:
     elif devices in ("auto", -1, "-1"):
         import torch
 
-        per_node = max(1, torch.cuda.device_count())
+        # What "all" is depends on the machine: of processors there is one.
+        per_node = 1 if config.trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
     else:
         per_node = int(devices)
     return per_node * int(config.trainer.num_nodes)
@@ -191,14 +211,7 @@ def parameter_table(plan: Plan) -> Any:
         for inner, module in blocks[0].named_children():
             rows.append((f"  {inner.replace('_', ' ')}", sum(parameter.numel() for parameter in module.parameters())))
     rows.append(("heads of the objective", count(plan.objective)))
-    table = Table(
-        title=f"{type(plan.objective).__name__} on {chosen('model') or type(backbone).__name__}: "
-        f"{plan.parameters:,} parameters",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("part", style="dim")
     table.add_column("parameters", justify="right")
     table.add_column("share", justify="right", style="dim")
@@ -212,7 +225,7 @@ def group_table(plan: Plan) -> Any:
     """Which parameters are decayed."""
     from rich.table import Table
 
-    table = Table(title="optimizer groups", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("group", "tensors", "parameters", "weight decay", "lr factor"):
         table.add_column(
             column, justify="left" if column == "group" else "right", style="dim" if column == "group" else ""
@@ -232,9 +245,7 @@ def run_table(plan: Plan) -> Any:
 
     config = plan.config
     steps = int(config.max_steps)
-    table = Table(
-        title="run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), show_header=False
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column()
     parts = f"{plan.batch_size} sequences x {plan.length} tokens"
@@ -260,14 +271,7 @@ def memory_table(plan: Plan) -> Any:
     half = precision.startswith(("bf16", "16"))
     width = 2 if precision.endswith("-true") and half else 4
     parameters = plan.parameters // plan.shards
-    table = Table(
-        title="memory per device (estimate)",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 2, 0, 0),
-        show_header=False,
-    )
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     activations = plan.activation_bytes // (2 if half else 1)
@@ -306,6 +310,7 @@ def draw_schedule(config: DictConfig) -> str:
 
 def format_flops(number: float) -> str:
     """FLOPs with the prefix that makes them readable."""
+    number = float(f"{number:.3g}")  # 999.7 of one prefix is 1 of the next
     for size, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if number >= size:
             return f"{number / size:.3g} {prefix}FLOP"

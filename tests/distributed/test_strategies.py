@@ -31,7 +31,7 @@ def test_two_processes_equal_one(
     model = "decoder_tiny" if objective == "causal_lm" else "encoder_tiny"
     common = [
         *tiny, f"objective={objective}", f"model={model}", f"max_steps={STEPS}", "validate_every_steps=6",
-        "trainer.accumulate_grad_batches=2", "trainer.limit_val_batches=1.0", "optimizer.lr=1e-2",
+        "trainer.accumulate_grad_batches=2", "trainer.limit_val_batches=1.0",
     ]  # fmt: skip
     one = command("train", *common, "data.batch_size=4", "paths.output_dir=one")
     assert one.returncode == 0, one.stderr

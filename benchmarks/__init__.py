@@ -1,0 +1,1 @@
+"""Paired measurements: ours and something else, in alternation, in one run."""
