@@ -77,19 +77,14 @@ class TestInputError:
         options = sentence.partition("there are ")[2].split(", ")
         assert options == sorted(path.stem for path in (conf_directory() / "model").glob("*.yaml"))
 
-    @pytest.mark.parametrize("override", ["max_steps=", "objective", "max_steps=[1", "=3"])
-    def test_what_cannot_be_parsed_is_one_line(self, override: str) -> None:
-        def compose() -> object:
-            return compose_config("train", override).max_steps + 1
-
-        sentence = input_error(raised(compose))
-        if override == "max_steps=":
-            pytest.skip("Hydra reads it as an empty string, which `check` refuses")
-        assert sentence is not None
+    @pytest.mark.parametrize("override", ["objective", "max_steps=[1", "model@", "~nothing", "+seed=3"])
+    def test_what_hydra_cannot_read_is_one_line(self, override: str) -> None:
+        sentence = input_error(raised(lambda: compose_config("train", override)))
+        assert sentence
         assert "\n" not in sentence
 
-    def test_a_value_of_the_wrong_type_is_one_line(self) -> None:
-        config = OmegaConf.structured({"steps": 1})
+    def test_a_key_that_code_asks_for_in_vain_is_one_line(self) -> None:
+        config = OmegaConf.create({"steps": 1})
         OmegaConf.set_struct(config, True)
         sentence = input_error(raised(lambda: config.stepz))
         assert sentence is not None
@@ -113,8 +108,7 @@ class TestInputError:
     def test_a_missing_value_behind_a_constructor_is_found(self) -> None:
         node = OmegaConf.create({"trainer": {"_target_": "builtins.dict", "steps": "${max_steps}"}, "max_steps": "???"})
         sentence = input_error(raised(lambda: instantiate(node.trainer)))
-        assert sentence is not None
-        assert "max_steps" in sentence
+        assert sentence == "`trainer.steps` is missing: give it on the command line, as `trainer.steps=...`"
 
     def test_our_own_inside_hydras_wrapping_is_told(self) -> None:
         error = raised(lambda: instantiate({"_target_": f"{__name__}.Picky"}, _convert_="all"))
