@@ -21,17 +21,14 @@ from lmmodules import plots
 from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
 from lmmodules.objectives import LanguageModel
+from lmmodules.plan import Plan, SavedBytes, number_of_devices, plan_run
 from lmmodules.preview import (
     CURVE_POINTS,
-    Plan,
-    SavedBytes,
     draw_schedule,
     format_flops,
     group_table,
     memory_table,
-    number_of_devices,
     parameter_table,
-    plan_run,
     run_table,
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lmmodules.errors import InputError
 from lmmodules.parallel import Totals
 
 if TYPE_CHECKING:
@@ -21,9 +22,18 @@ class Perplexity:
 
     Args:
         max_batches: Stop after so many batches; `None` takes them all.
+
+    Raises:
+        InputError: When `max_batches` is less than 1.
     """
 
     max_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_batches is not None and self.max_batches < 1:
+            raise InputError(
+                f"`max_batches` must be at least 1, but is {self.max_batches}; use `null` to take all batches"
+            )
 
     def __call__(self, objective: Objective, data: CorpusDataModule) -> dict[str, Any]:
         """Score the validation part of the data.
@@ -33,8 +43,8 @@ class Perplexity:
             data: Prepared.
 
         Returns:
-            Mean of each term of the objective's loss, `perplexity`, and `unigram_entropy`, the loss of a model that
-            knows the frequencies of the tokens and nothing of their order.
+            Mean of each term of the objective's loss, `perplexity`, the number of `targets` it is over, and
+            `unigram_entropy`, the loss of a model that knows the frequencies of the tokens and nothing of their order.
         """
         totals = Totals()
         targets = 0
@@ -45,7 +55,8 @@ class Perplexity:
                     break
                 terms = objective.losses({name: tensor.to(objective.device) for name, tensor in batch.items()})
                 totals.add(terms)
-                targets += int(next(iter(terms.values())).count)
+                first = next(iter(terms.values()))
+                targets += int(terms.get(objective.perplexity_term, first).count)
         means = totals.collect()
         return {
             **means,

@@ -1,0 +1,152 @@
+"""What a run would be, as numbers, found out without training, data or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lmmodules.train import chosen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmmodules.objectives import Objective
+    from lmmodules.optim import ParameterGroups
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be, as numbers."""
+
+    config: DictConfig
+    objective: Objective
+    groups: ParameterGroups
+    devices: int
+    batch_size: int  # sequences per device and batch
+    length: int  # tokens per sequence
+    forward_flops: int  # of one batch on one device, as counted
+    activation_bytes: int  # saved for the backward pass of one batch
+    states_per_parameter: int  # optimizer states
+
+    @property
+    def accumulation(self) -> int:
+        """Batches per optimizer step and device."""
+        return int(self.config.trainer.accumulate_grad_batches)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step on all devices."""
+        return self.batch_size * self.length * self.accumulation * self.devices
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers, shared ones once."""
+        return sum(parameter.numel() for parameter in self.objective.parameters())
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices parameters, gradients and optimizer states are split."""
+        strategy = self.config.trainer.strategy
+        sharded = OmegaConf.is_dict(strategy) and str(strategy._target_).endswith("FSDP2Strategy")
+        return self.devices if sharded else 1
+
+
+def plan_run(config: DictConfig) -> Plan:
+    """Build the network without memory and run one batch through it without arithmetic.
+
+    Args:
+        config: Composed as for `lmm-train`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lmmodules.objectives import LanguageModel
+
+    objective_class: type[Objective] = get_class(config.objective._target_)
+    objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
+    if config.model.vocab_size is None:
+        config.model.vocab_size = config.tokenizer.vocab_size
+    length, batch_size = int(config.data.max_length), int(config.data.batch_size)
+    groups: ParameterGroups = instantiate(config.parameter_groups, _convert_="all")
+    with FakeTensorMode():
+        backbone = instantiate(config.model, _convert_="all")
+        objective: Objective = instantiate(config.objective, backbone=backbone, _convert_="all")
+        input_ids = torch.zeros(batch_size, length, dtype=torch.int64)
+        saved = SavedBytes(objective)
+        with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter, saved:
+            hidden = backbone(input_ids)
+            if isinstance(objective, LanguageModel):
+                objective.head.features(hidden)
+        head_flops = 2 * batch_size * length * backbone.hidden_size * backbone.vocab_size
+        optimizer = instantiate(config.optimizer, _convert_="all")(groups(objective))
+    return Plan(
+        config=config,
+        objective=objective,
+        groups=groups,
+        devices=number_of_devices(config),
+        batch_size=batch_size,
+        length=length,
+        forward_flops=counter.get_total_flops() + head_flops,
+        activation_bytes=saved.total,
+        states_per_parameter=1 if "Muon" in type(optimizer).__name__ else 2,
+    )
+
+
+def _attention_flops() -> dict[Any, Any]:
+    """Torch's counter knows the attention kernels of GPUs but not that of processors, on which the batch is faked."""
+    import torch
+
+    def flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+        batch, heads, length, size = query
+        return 4 * batch * heads * length * key[2] * size  # two products, two operations per element
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flops}
+
+
+class SavedBytes:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once and parameters not at all."""
+
+    def __init__(self, module: nn.Module) -> None:
+        from torch.autograd.graph import saved_tensors_hooks
+
+        self._parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        self._storages: dict[int, Any] = {}
+        self._hooks = saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._parameters:
+            self._storages[storage._cdata] = storage
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """Bytes so far."""
+        return sum(storage.nbytes() for storage in self._storages.values())
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
+
+
+def number_of_devices(config: DictConfig) -> int:
+    """Processes of the run: devices per node times nodes."""
+    devices = config.trainer.devices
+    if OmegaConf.is_list(devices):
+        per_node = len(devices)
+    elif devices in ("auto", -1, "-1"):
+        import torch
+
+        # What "all" is depends on the machine: of processors there is one.
+        per_node = 1 if config.trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
+    else:
+        per_node = int(devices)
+    return per_node * int(config.trainer.num_nodes)
