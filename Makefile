@@ -25,7 +25,7 @@ train: $(STAMP)
 	$(BIN)/lmm-train experiment=start_here
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slurm"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slurm"
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -3,8 +3,8 @@
     python -m benchmarks.trainer_overhead [overrides of lmm-train ...]
 
 Both train the same objective on the same data with the same optimizer, learning-rate schedule and gradient clipping,
-in one process, in turns. The run of `lmm-train` has all its callbacks: schedule, log, throughput, progress. The ratio of
-each round is that of its two neighbours in time, so a slow spell of the machine meets both.
+in one process, in turns. The run of `lmm-train` has all its callbacks: schedule, log, throughput, progress. The ratio
+of each round is that of its two neighbours in time, so a slow spell of the machine meets both.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class StepTimes(L.Callback):
         self.marks: list[tuple[float, float]] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
+        """Mark the end of one step and the start of the next."""
         self.marks.append((time.perf_counter(), time.process_time()))
 
 

@@ -26,7 +26,9 @@ def test_contracts_of_the_same_keys_stay_apart() -> None:
 
 def test_the_ignored_label_is_that_of_torch() -> None:
     logits = torch.randn(3, 5)
-    assert F.cross_entropy(logits, torch.tensor([1, IGNORED, IGNORED])) == F.cross_entropy(logits[:1], torch.tensor([1]))
+    assert F.cross_entropy(logits, torch.tensor([1, IGNORED, IGNORED])) == F.cross_entropy(
+        logits[:1], torch.tensor([1])
+    )
 
 
 def test_a_whole_batch_passes_with_and_without_what_is_optional() -> None:

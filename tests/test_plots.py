@@ -123,7 +123,10 @@ def test_the_interactive_interface_is_left_alone(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (lambda: plot_run(ROWS, tmp_path / "a.png"), lambda: plot_learning_rate([1.0], tmp_path / "a.png", title="")):
+    for draw in (
+        lambda: plot_run(ROWS, tmp_path / "a.png"),
+        lambda: plot_learning_rate([1.0], tmp_path / "a.png", title=""),
+    ):
         with pytest.raises(InputError, match=r"needs `matplotlib`: pip install 'lmmodules\[plots\]'"):
             draw()
     assert not list(tmp_path.iterdir())
