@@ -90,9 +90,12 @@ def main() -> None:
             first, second = (in_trainer, bare) if number % 2 else (bare, in_trainer)
             results = {first: first(run), second: second(run)}
             rounds.append((results[in_trainer], results[bare]))
-            wall, processor = (rounds[-1][0][i] / rounds[-1][1][i] for i in (0, 1))
-            print(f"round {number + 1}: lmm-train {rounds[-1][0][0] * 1e3:.2f} ms, bare loop "
-                  f"{rounds[-1][1][0] * 1e3:.2f} ms, ratio {wall:.4f} (processor time {processor:.4f})", flush=True)  # fmt: skip
+            (ours, ours_processor), (loop, loop_processor) = rounds[-1]
+            print(
+                f"round {number + 1}: lmm-train {ours * 1e3:.2f} ms, bare loop {loop * 1e3:.2f} ms, "
+                f"ratio {ours / loop:.4f} (processor time {ours_processor / loop_processor:.4f})",
+                flush=True,
+            )
     for i, name in enumerate(("wall time", "processor time")):
         ratios = sorted(trainer[i] / loop[i] for trainer, loop in rounds)
         print(f"{name}: median ratio {statistics.median(ratios):.4f}, from {ratios[0]:.4f} to {ratios[-1]:.4f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def raised(function: Callable[[], object]) -> BaseException:
 
 def chain(*errors: BaseException) -> BaseException:
     """The first error, caused by the second, and so on."""
-    for error, cause in zip(errors, errors[1:], strict=False):
+    for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
     return errors[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -144,18 +144,22 @@ class TestTokens:
 
     @pytest.mark.parametrize(
         ("devices", "nodes", "number"),
-        [("1", 1, 1), ("4", 1, 4), ("4", 3, 12), ("'4'", 1, 4), ("[0,2,5]", 1, 3), ("[0,2,5]", 2, 6)],
+        [(1, 1, 1), (4, 1, 4), (4, 3, 12), ("4", 1, 4), ([0, 2, 5], 1, 3), ([0, 2, 5], 2, 6)],
     )
-    def test_devices(self, devices: str, nodes: int, number: int) -> None:
-        assert number_of_devices(config_of(f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")) == number
+    def test_devices(self, devices: object, nodes: int, number: int) -> None:
+        trainer = {"devices": devices, "num_nodes": nodes, "accelerator": "auto"}
+        assert number_of_devices(OmegaConf.create({"trainer": trainer})) == number
 
-    @pytest.mark.parametrize("every", ["auto", "-1", "'-1'"])
-    def test_all_devices_of_the_machine(self, every: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-        assert number_of_devices(config_of(f"trainer.devices={every}")) == 8
-        assert number_of_devices(config_of(f"trainer.devices={every}", "trainer.accelerator=cpu")) == 1
-        monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-        assert number_of_devices(config_of(f"trainer.devices={every}")) == 1
+    @pytest.mark.parametrize("every", ["auto", -1, "-1"])
+    @pytest.mark.parametrize(
+        ("accelerator", "present", "number"), [("auto", 8, 8), ("cuda", 8, 8), ("cpu", 8, 1), ("auto", 0, 1)]
+    )
+    def test_all_devices_of_the_machine(
+        self, every: object, accelerator: str, present: int, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: present)
+        trainer = {"devices": every, "num_nodes": 1, "accelerator": accelerator}
+        assert number_of_devices(OmegaConf.create({"trainer": trainer})) == number
 
 
 class TestFlops:

@@ -92,15 +92,15 @@ class TestFormats:
 
     @pytest.mark.parametrize(
         ("seconds", "shown"),
-        [(0, "0:00"), (0.4, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (3599.7, "1:00:00"), (11232, "3:07:12")],
-    )  # fmt: skip
+        [(0, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (3599.7, "1:00:00"), (11232, "3:07:12")],
+    )
     def test_seconds(self, seconds: float, shown: str) -> None:
         assert format_seconds(seconds) == shown
 
     @pytest.mark.parametrize(
         ("seconds", "shown"),
-        [(0.2, "0 s"), (42, "42 s"), (59.7, "1 min 0 s"), (205, "3 min 25 s"), (25920, "7 h 12 min"), (3600, "1 h 0 min")],
-    )  # fmt: skip
+        [(0.2, "0 s"), (42, "42 s"), (59.7, "1 min 0 s"), (205, "3 min 25 s"), (25920, "7 h 12 min")],
+    )
     def test_duration(self, seconds: float, shown: str) -> None:
         assert format_duration(seconds) == shown
 
