@@ -80,8 +80,10 @@ def no_empty_directory(directory: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        here = Path.cwd()
         for folder in (directory, *directory.parents):
-            if folder == Path.cwd() or not folder.is_dir() or any(folder.iterdir()):
+            ours = folder == directory or folder.is_relative_to(here)
+            if folder == here or not ours or not folder.is_dir() or any(folder.iterdir()):
                 break
             folder.rmdir()
         raise
@@ -102,18 +104,20 @@ def input_error(error: BaseException | None) -> str | None:
     Args:
         error: What was raised. Its causes are searched too, since Hydra wraps what constructors raise.
     """
-    from_constructor = False
+    refused: InstantiationException | None = None
     while error is not None:
         if isinstance(error, InputError):
             return str(error)
         if isinstance(error, MissingMandatoryValue):
             return missing_value(str(error.full_key or error.key))
         if isinstance(error, InstantiationException):
-            from_constructor = True
+            refused = error
         elif isinstance(error, HydraException | OmegaConfBaseException):
             return _one_sentence(str(error))
-        elif isinstance(error, TypeError) and from_constructor and "argument" in str(error):
-            return str(error)  # a constructor that was given what it does not take
+        elif type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported for this
+            return _in_one_line(str(error))
+        elif refused is not None and isinstance(error, TypeError | ValueError):
+            return _refused(refused, error)
         error = error.__cause__
     return None
 
@@ -139,3 +143,13 @@ def _one_sentence(text: str) -> str:
     if unknown:
         return f"`{unknown[1]}` is not an option here; add `--cfg job` to the command to see all there are"
     return " ".join(line for line in lines if not line.startswith(("full_key", "object_type")))
+
+
+def _refused(refusal: InstantiationException, cause: BaseException) -> str:
+    """What a constructor that is not ours says of the values it was given."""
+    key = re.search(r"full_key: (\S+)", str(refusal))
+    return f"`{key[1]}` was refused: {_in_one_line(str(cause))}" if key else _in_one_line(str(cause))
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())

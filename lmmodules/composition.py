@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, open_dict
 
-from lmmodules.command import conf_directory
+from lmmodules.command import conf_directory, input_error
+from lmmodules.errors import InputError
 from lmmodules.train import Run, assemble
 
 
@@ -23,11 +27,24 @@ def compose(*overrides: str, directory: str | None = None) -> Run:
     Raises:
         InputError: As the command would say it.
     """
-    config = compose_config("train", *overrides)
-    with open_dict(config):
-        # Interpolations such as the time of day are settled once, not each time they are read.
-        config.paths.output_dir = directory or config.paths.output_dir
-    return assemble(config)
+    with wrong_input_raised():
+        config = compose_config("train", *overrides)
+        with open_dict(config):
+            # Interpolations such as the time of day are settled once, not each time they are read.
+            config.paths.output_dir = directory or config.paths.output_dir
+        return assemble(config)
+
+
+@contextmanager
+def wrong_input_raised() -> Iterator[None]:
+    """Raise as `InputError` what the command would have told in one sentence."""
+    try:
+        yield
+    except Exception as error:
+        sentence = input_error(error)
+        if sentence is None or isinstance(error, InputError):
+            raise
+        raise InputError(sentence) from error
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lmmodules.objectives import Objective
     from lmmodules.optim import ParameterGroups
 
+STATES_PER_PARAMETER = {"Muon": 1, "Adafactor": 0, "SGD": 0}
+"""What an optimizer keeps per parameter where it is not two moments; Adafactor keeps next to nothing."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -78,11 +81,13 @@ def plan_run(config: DictConfig) -> Plan:
         objective: Objective = instantiate(config.objective, backbone=backbone, _convert_="all")
         input_ids = torch.zeros(batch_size, length, dtype=torch.int64)
         saved = SavedBytes(objective)
-        with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter, saved:
-            hidden = backbone(input_ids)
+        head_flops = 0
+        with saved:
+            with FlopCounterMode(display=False, custom_mapping=_attention_flops()) as counter:
+                hidden = backbone(input_ids)
             if isinstance(objective, LanguageModel):
                 objective.head.features(hidden)
-        head_flops = 2 * batch_size * length * backbone.hidden_size * backbone.vocab_size
+                head_flops = hidden[..., 0].numel() * round(objective.label_share * objective.head.flops_per_token())
         optimizer = instantiate(config.optimizer, _convert_="all")(groups(objective))
     return Plan(
         config=config,
@@ -93,7 +98,7 @@ def plan_run(config: DictConfig) -> Plan:
         length=length,
         forward_flops=counter.get_total_flops() + head_flops,
         activation_bytes=saved.total,
-        states_per_parameter=1 if "Muon" in type(optimizer).__name__ else 2,
+        states_per_parameter=STATES_PER_PARAMETER.get(type(optimizer).__name__, 2),
     )
 
 

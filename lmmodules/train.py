@@ -97,6 +97,20 @@ def check(config: DictConfig) -> None:
     for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
         if not isinstance(config[name], int) or config[name] < 1:
             raise InputError(f"`{name}` must be a whole number of optimizer steps, at least 1, but is {config[name]}")
+    batches = config.trainer.accumulate_grad_batches
+    if not isinstance(batches, int) or batches < 1:
+        raise InputError(f"`trainer.accumulate_grad_batches` must be a whole number, at least 1, but is {batches}")
+    if not isinstance(config.seed, int) or config.seed < 0:
+        raise InputError(f"`seed` must be a whole number, at least 0, but is {config.seed}")
+    if (
+        str(config.trainer.precision) == "16-mixed"
+        and config.optimizer.get("fused")
+        and config.trainer.gradient_clip_val
+    ):
+        raise InputError(
+            "`precision=fp16` cannot clip gradients before a fused optimizer has unscaled them; use "
+            "`optimizer.fused=false`, or `precision=bf16`, which needs no scale"
+        )
     if config.resume is not None:
         _resume_file(config.resume)
 
@@ -125,6 +139,10 @@ def assemble(config: DictConfig) -> Run:
     match_vocabulary(config, data)
     backbone = instantiate(config.model, _convert_="all")
     objective = build_objective(config, backbone)
+    try:
+        objective.configure_optimizers()  # cheap before the first step, and it knows what it cannot take
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`optimizer` was refused: {error}") from error
     if config.compile:
         backbone.compile()
     return Run(config, data, objective, build_trainer(config, data))

@@ -127,9 +127,13 @@ class TestInputError:
         assert sentence is not None
         assert "missing 1 required positional argument: 'num_heads'" in sentence
 
-    @pytest.mark.parametrize("error", ["type", "run"])
-    def test_a_constructor_that_failed_is_a_run_that_failed(self, error: str) -> None:
-        assert input_error(raised(lambda: instantiate({"_target_": f"{__name__}.Picky", "error": error}))) is None
+    def test_a_constructor_that_failed_is_a_run_that_failed(self) -> None:
+        assert input_error(raised(lambda: instantiate({"_target_": f"{__name__}.Picky", "error": "run"}))) is None
+
+    def test_a_constructor_that_refused_its_values_was_given_wrong_ones(self) -> None:
+        node = OmegaConf.create({"picky": {"_target_": f"{__name__}.Picky", "error": "type"}})
+        sentence = input_error(raised(lambda: instantiate(node.picky)))
+        assert sentence == "`picky` was refused: unsupported operand type(s) for +"
 
 
 class TestToldInOneSentence:

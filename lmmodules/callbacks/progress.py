@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +82,7 @@ class TrainingProgress(ProgressBar):
         line = f"step {step:>6}/{trainer.max_steps}  {figures}"
         if "val/loss" not in metrics:
             line += f"  {self._time_left(trainer, step)} left"
-        print(line, file=sys.stderr, flush=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _time_left(self, trainer: L.Trainer, step: int) -> str:
         done = step - self._first_step
@@ -125,6 +124,7 @@ def format_figures(metrics: Mapping[str, float]) -> str:
 
 def format_count(number: float) -> str:
     """A count in three significant digits and a letter: 950, 18.2k, 1.24B."""
+    number = float(f"{number:.3g}")  # first, so that 999,950 is 1M and not 1e+03k
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"

@@ -86,8 +86,9 @@ class CorpusDataModule(L.LightningDataModule):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        if max_length < 2:
-            raise InputError(f"`data.max_length` must be at least 2, but is {max_length}")
+        _check_count("max_length", max_length, least=2)
+        _check_count("batch_size", batch_size, least=1)
+        _check_count("num_workers", num_workers, least=0)
         if not 0 <= validation_fraction <= 1:
             raise InputError(f"`data.validation_fraction` must be between 0 and 1, but is {validation_fraction}")
         self.corpus = corpus or text_corpus(
@@ -314,3 +315,8 @@ class CorpusDataModule(L.LightningDataModule):
         strategy = None if self.trainer is None else self.trainer.strategy
         kwargs = getattr(strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
         return kwargs["rank"], kwargs["num_replicas"]
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"`data.{name}` must be a whole number, at least {least}, but is {value}")

@@ -18,7 +18,7 @@ from lmmodules.batch import check_batch
 from lmmodules.errors import InputError
 from lmmodules.models.backbone import Backbone
 from lmmodules.optim import ParameterGroups, build_optimizer
-from lmmodules.parallel.mesh import data_parallel_group, local_tensor, shard_over_mesh
+from lmmodules.parallel.mesh import data_parallel_group, full_tensor, local_tensor, shard_over_mesh
 from lmmodules.parallel.totals import Term, Totals
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
@@ -154,6 +154,26 @@ class Objective(L.LightningModule, ABC):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     local_tensor(parameter.grad).mul_(scale)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the normalised gradients, and keep their norm before clipping for the log.
+
+        Lightning's own clipping refuses fused optimizers under mixed precision, though without a loss scale, as with
+        bfloat16, nothing speaks against them.
+        """
+        if not gradient_clip_val:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            return
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        self.training_totals.add({"gradient_norm": Term(full_tensor(norm), 1, weight=0.0)})
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over this objective's parameter groups; the learning rate is written by `WarmupDecay`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lmmodules.batch import TokenBatch
+from lmmodules.errors import InputError
 from lmmodules.losses import linear_cross_entropy
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.heads import LanguageModelHead
@@ -25,6 +26,8 @@ class LanguageModel(Objective):
     """
 
     head: LanguageModelHead
+    label_share: float = 1.0
+    """Share of the positions that have a label, and so need the head."""
 
     def __init__(
         self,
@@ -36,6 +39,10 @@ class LanguageModel(Objective):
         parameter_groups: ParameterGroups | None = None,
     ) -> None:
         super().__init__(backbone, optimizer=optimizer, parameter_groups=parameter_groups)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise InputError(
+                f"`label_smoothing` must lie in [0, 1), but is {label_smoothing}; use `objective.label_smoothing=0.1`"
+            )
         self.head = head or self.default_head()
         self.label_smoothing = label_smoothing
 
@@ -84,9 +91,9 @@ class LanguageModel(Objective):
         return {"loss": Term(total, count), "accuracy": Term(correct, count, weight=0.0)}
 
     def flops_per_token(self, length: int) -> int:
-        """Floating-point operations of one forward per token: the backbone's and the head's.
+        """Floating-point operations of one forward per token: the backbone's, and the head's where there is a label.
 
         Args:
             length: Tokens per sequence T.
         """
-        return self.backbone.flops_per_token(length) + self.head.flops_per_token()
+        return round(self.backbone.flops_per_token(length) + self.label_share * self.head.flops_per_token())

@@ -24,6 +24,7 @@ class MaskedLM(LanguageModel):
 
     batch_type = MaskedBatch
     needs_causal: ClassVar[bool | None] = False
+    label_share = 0.15  # until a batch has shown it
 
     def default_head(self) -> LanguageModelHead:
         """BERT's head: dense, GELU, LayerNorm, the tied output matrix and a bias per token."""
@@ -33,4 +34,5 @@ class MaskedLM(LanguageModel):
         """Cross-entropy (nats) at the selected positions, and how often the likeliest token was the original."""
         labels = batch["labels"].flatten()
         rows = torch.nonzero(labels != IGNORED).squeeze(1)  # (M,)
+        self.label_share = len(rows) / len(labels)
         return self.cross_entropy(self.hidden_states(batch, rows=rows), labels[rows])

@@ -46,3 +46,8 @@ def shard_over_mesh(module: nn.Module) -> None:
 def local_tensor(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, sharing its memory; a plain tensor is its own part."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, gathered if it is spread over a mesh."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -195,7 +195,7 @@ def test_what_the_transform_lacks_is_said_before_anything_is_written(make: Calla
 
 
 def test_bad_input(make: Callable, corpus_of: Callable, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"`data.max_length` must be at least 2, but is 1"):
+    with pytest.raises(InputError, match=r"`data.max_length` must be a whole number, at least 2, but is 1"):
         make(max_length=1)
     with pytest.raises(InputError, match=r"`data.validation_fraction` must be between 0 and 1, but is 1\.5"):
         make(validation_fraction=1.5)
