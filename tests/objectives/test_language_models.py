@@ -228,8 +228,17 @@ class TestBoth:
         block = 3 * D * D + D * D + 2 * 4 * D * D
         products = 2 * T * D
         transform = D * D if model.head.dense is not None else 0
-        assert model.flops_per_token(T) == 2 * (LAYERS * (block + products) + transform + D * V)
+        # A head works only where there is a label: everywhere, or at 15 % of the positions until a batch has shown it.
+        share = 0.15 if isinstance(model, MaskedLM) else 1.0
+        assert model.flops_per_token(T) == round(2 * LAYERS * (block + products) + share * 2 * (transform + D * V))
         assert model.flops_per_token(2 * T) - model.flops_per_token(T) == 2 * LAYERS * products
+
+    def test_flops_follow_the_share_of_labels(self, make: Any, make_batch: Any) -> None:
+        model, batch = make(), make_batch()
+        if not isinstance(model, MaskedLM):
+            return
+        model.losses(batch)
+        assert model.label_share == (batch["labels"] != IGNORED).double().mean()
 
     def test_a_missing_key_is_told_at_the_first_step(self, make: Any, make_batch: Any) -> None:
         batch = make_batch()

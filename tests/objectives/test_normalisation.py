@@ -118,3 +118,25 @@ class TestNormalisation:
     def test_terms_have_their_own_counts_and_weights(self) -> None:
         # Each batch: its mean once, and ten times 2 over 4; what is only watched does not enter.
         assert gradients(TwoTerms(Scalar()), UNEVEN) == pytest.approx([1.0 + 5.0, 3.0 + 5.0])
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestClipping:
+    def test_by_value(self) -> None:
+        clipped = gradients(Counted(Scalar()), UNEVEN, gradient_clip_val=0.5, gradient_clip_algorithm="value")
+        assert clipped == pytest.approx([0.5, 0.5])
+
+    def test_a_fused_optimizer_may_be_clipped_in_bfloat16(self) -> None:
+        # The default optimizer is fused; Lightning itself refuses the pair.
+        clipped = gradients(Counted(Scalar()), UNEVEN, gradient_clip_val=2.0, precision="bf16-mixed")
+        assert clipped == pytest.approx([1.0, 2.0], abs=1e-5)
+
+    def test_the_norm_before_clipping_is_logged(self) -> None:
+        objective = Counted(Scalar())
+        gradients(objective, UNEVEN, gradient_clip_val=0.1)
+        assert objective.collect_training_metrics()["gradient_norm"] == pytest.approx((1.0 + 3.0) / 2)
+
+    def test_nothing_is_logged_where_nothing_is_clipped(self) -> None:
+        objective = Counted(Scalar())
+        gradients(objective, UNEVEN)
+        assert "gradient_norm" not in objective.collect_training_metrics()
