@@ -54,7 +54,10 @@ def load(
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"`{path}` does not hold the weights that its own configuration asks for: {reason}") from error
-    return objective.to(device).eval()
+    try:
+        return objective.to(device).eval()
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"`device` must be one that this machine has, but is {device}; use `device=cpu`") from error
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

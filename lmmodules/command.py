@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lmmodules.errors import InputError
+
+NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST}
+"""Errors of the operating system that mean: not here."""
 
 
 def conf_directory() -> Path:
@@ -66,7 +70,8 @@ def told_in_one_sentence(command: str) -> Iterator[None]:
         sentence = input_error(error)
         if sentence is None or os.environ.get("LMM_TRACEBACK") == "1":
             raise
-        print(f"{command}: {sentence}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks found the same
+            print(f"{command}: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -96,6 +101,10 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
     # Data is read from a memory map: workers would cost more than they bring until a transform is expensive.
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # Said by ourselves, where it matters: a run is refused in the directory of another, and may hold nothing out.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
 
 
 def input_error(error: BaseException | None) -> str | None:
@@ -116,8 +125,12 @@ def input_error(error: BaseException | None) -> str | None:
             return _one_sentence(str(error))
         elif type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported for this
             return _in_one_line(str(error))
+        elif refused is not None and isinstance(error, ModuleNotFoundError):
+            return f"{_refused(refused, error)}; install what it needs, for example with pip install 'lmmodules[wandb]'"
         elif refused is not None and isinstance(error, TypeError | ValueError):
             return _refused(refused, error)
+        elif isinstance(error, OSError) and error.errno in NO_PLACE:
+            return f"`{error.filename2 or error.filename}` cannot be written ({error.strerror}); use another directory"
         error = error.__cause__
     return None
 
@@ -129,6 +142,7 @@ def missing_value(key: str) -> str:
             "`max_steps` is missing: say how many optimizer steps to train, for example `max_steps=1000`, "
             "or take a recipe that says it, for example `experiment=start_here`"
         )
+    key = key.removeprefix("data.") if key.startswith("data.tokenizer.") else key  # as one types it
     return f"`{key}` is missing: give it on the command line, as `{key}=...`"
 
 
@@ -142,7 +156,16 @@ def _one_sentence(text: str) -> str:
     unknown = re.match(r"Could not override '(.*)'", lines[0])
     if unknown:
         return f"`{unknown[1]}` is not an option here; add `--cfg job` to the command to see all there are"
+    if "mismatched input" in text or "token recognition error" in text or "LexerNoViableAlt" in text:
+        return f"`{_override(lines)}` has signs that must be quoted, within quotes of the shell: 'key=\"value\"'"
     return " ".join(line for line in lines if not line.startswith(("full_key", "object_type")))
+
+
+def _override(lines: Sequence[str]) -> str:
+    """The override that Hydra's parser stumbled over: it prints it on the line above the one that points."""
+    pointers = [number for number, line in enumerate(lines) if set(line) == {"^"}]
+    line = lines[pointers[0] - 1] if pointers and pointers[0] else lines[0]
+    return line.removeprefix("LexerNoViableAltException: ")
 
 
 def _refused(refusal: InstantiationException, cause: BaseException) -> str:

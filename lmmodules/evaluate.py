@@ -12,7 +12,7 @@ from lmmodules.command import missing_value, quiet_lightning, run_command
 from lmmodules.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmodules.data import CorpusDataModule
+    from lmmodules.data import CorpusDataModule, Tokenizer
 
 
 def main() -> None:
@@ -34,7 +34,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from rich.console import Console
     from rich.table import Table
 
-    from lmmodules.checkpoint import load, load_tokenizer
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
     from lmmodules.run_directory import write_json
 
     if config.checkpoint is None:
@@ -42,9 +43,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     directory = Path(HydraConfig.get().runtime.output_dir)
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
-    tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
-    data = evaluation_data(config, tokenizer.to_json(), objective.batch_type)
+    trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
+    data = evaluation_data(config, load_tokenizer(config.checkpoint), trained, objective.batch_type)
     figures: dict[str, Any] = instantiate(config.evaluation, _convert_="all")(objective, data)
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=str(config.checkpoint), title_justify="left")
@@ -61,20 +62,29 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return figures
 
 
-def evaluation_data(config: DictConfig, tokenizer: str, batch_type: type) -> CorpusDataModule:
-    """The data module of an evaluation, which reads its text with the checkpoint's own tokenizer.
+def evaluation_data(
+    config: DictConfig, tokenizer: Tokenizer, trained: dict[str, Any], batch_type: type
+) -> CorpusDataModule:
+    """The data module of an evaluation: as in training, but for what the command says, and with other text.
 
     Args:
         config: Composed from `conf/evaluate.yaml`.
-        tokenizer: The checkpoint's tokenizer as JSON text.
-        batch_type: The batch that the checkpoint's objective reads, which decides the transform.
-    """
-    from lmmodules.data import Tokenizer
+        tokenizer: The checkpoint's.
+        trained: The configuration that the checkpoint was trained with.
+        batch_type: The batch that the checkpoint's objective reads.
 
+    Raises:
+        InputError: When the transform does not make such batches.
+    """
     with open_dict(config):
-        if config.transform is None:
-            raise InputError(missing_value("transform"))
-    data: CorpusDataModule = instantiate(config.data, tokenizer=Tokenizer.from_json(tokenizer), _convert_="all")
+        for part in ("transform", "packing"):
+            if config[part] is None and part in trained:
+                config[part] = trained[part]
+        if config.data.max_length is None:
+            config.data.max_length = trained.get("data", {}).get("max_length", 256)
+        if config.data.validation_fraction is None:
+            config.data.validation_fraction = 0.05 if config.data.get("path") is None else 1
+    data: CorpusDataModule = instantiate(config.data, tokenizer=tokenizer, _convert_="all")
     if data.batch_type is not batch_type:
         raise InputError(
             f"the checkpoint's objective needs a `{batch_type.__name__}`, but `{type(data.transform).__name__}` yields "

@@ -46,8 +46,7 @@ def generate(config: DictConfig) -> list[str]:
     for sample in range(config.num_samples):
         if config.num_samples > 1:
             print(f"--- {sample + 1} of {config.num_samples}")
-        sys.stdout.write(str(config.prompt))
-        stream = TextStream(tokenizer.decode)
+        stream = TextStream(tokenizer.decode, str(config.prompt))
         written = generate_tokens(
             objective,
             [prompt],
@@ -71,10 +70,12 @@ class TextStream:
 
     Args:
         decode: Token ids to text.
+        prompt: Printed before the continuation, once there is one.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], prompt: str = "") -> None:
         self._decode = decode
+        self._prompt = prompt
         self._ids: list[int] = []
         self._printed = 0
 
@@ -89,7 +90,8 @@ class TextStream:
         self._print(self._decode(self._ids) + "\n")
 
     def _print(self, text: str) -> None:
-        sys.stdout.write(text[self._printed :])
+        sys.stdout.write(self._prompt + text[self._printed :])
+        self._prompt = ""
         sys.stdout.flush()
         self._printed = max(self._printed, len(text))
 

@@ -45,7 +45,7 @@ def write_summary(run: Run) -> dict[str, Any]:
         "train_loss": latest.get("train/loss"),
         "val_loss": latest.get("val/loss"),
         "val_perplexity": latest.get("val/perplexity"),
-        "unigram_entropy": run.data.unigram_entropy(),
+        "unigram_entropy": run.data.unigram_entropy() if run.data.holds_out else None,
         "vocab_size": run.data.vocab_size,
         "peak_memory_gb": latest.get("throughput/memory_gb"),
         "seed": run.config.seed,
@@ -107,7 +107,7 @@ def sample_text(run: Run) -> tuple[str, str] | None:
     The model is read from its checkpoint: that one is whole, whatever the strategy has split.
     """
     checkpoint = run.directory / "checkpoints" / "last.ckpt"
-    if not run.objective.needs_causal or not checkpoint.is_file():
+    if not run.objective.needs_causal or not run.data.holds_out or not checkpoint.is_file():
         return None
     from lmmodules.checkpoint import load
     from lmmodules.evaluation.generation import generate
@@ -139,7 +139,7 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _draw(run: Run, unigram_entropy: float) -> str:
+def _draw(run: Run, unigram_entropy: float | None) -> str:
     from lmmodules.plots import plot_run
 
     try:

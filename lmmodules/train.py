@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmmodules.command import missing_value, quiet_lightning, run_command
 from lmmodules.errors import InputError
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # torch and lightning are imported when a run begins, so that --help and errors come at once
     import lightning as L
@@ -49,9 +55,10 @@ class Run:
         from lmmodules.report import write_summary
 
         resume = None if self.config.resume is None else str(_resume_file(self.config.resume))
-        self.trainer.fit(self.objective, self.data, ckpt_path=resume)
+        with told_where_to_go_on(self):
+            self.trainer.fit(self.objective, self.data, ckpt_path=resume)
         self.trainer.save_checkpoint(self.directory / "checkpoints" / "last.ckpt")
-        if _validated_at(self.trainer) != self.trainer.global_step:
+        if self.data.holds_out and _validated_at(self.trainer) != self.trainer.global_step:
             self.trainer.validate(self.objective, self.data, verbose=False)
         return write_summary(self)
 
@@ -73,13 +80,49 @@ def train(config: DictConfig) -> float | None:
     from lmmodules.report import print_report
     from lmmodules.run_directory import write_configuration
 
+    directory = Path(config.paths.output_dir)
+    if config.resume is None and (directory / "checkpoints" / "last.ckpt").exists() and _is_first_process():
+        raise InputError(
+            f"`paths.output_dir` must not hold another run, but `{directory}` does; use `resume={directory}` to go on "
+            "with it, or another directory"
+        )
     run = assemble(config)
     if run.trainer.is_global_zero:
+        for name, fact in run.data.describe().items():
+            log.info(f"{name}: {fact}")
         write_configuration(run.directory, config, list(HydraConfig.get().overrides.task))
     summary = run.fit()
     if run.trainer.is_global_zero:
         print_report(run, summary)
     return summary.get("val_loss")
+
+
+@contextmanager
+def told_where_to_go_on(run: Run) -> Iterator[None]:
+    """When a run is stopped from outside, say how to go on, and exit as a stopped process does.
+
+    Lightning ends training at Ctrl-C and SIGTERM by itself, without a word and, at SIGTERM, as if all were done.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    code = 0
+    try:
+        yield
+    except (SIGTERMException, KeyboardInterrupt):
+        code = 143
+    except SystemExit:  # Lightning's answer to a KeyboardInterrupt
+        code = 130
+    if run.trainer.received_sigterm:
+        code = 143
+    elif code == 0 and run.trainer.interrupted:
+        code = 130
+    if not code:
+        return
+    if run.trainer.is_global_zero:
+        checkpoint = run.directory / "checkpoints" / "last.ckpt"
+        remedy = f"go on with `resume={run.directory}`" if checkpoint.exists() else "no checkpoint had been written yet"
+        log.warning(f"stopped at step {run.trainer.global_step} of {run.trainer.max_steps}: {remedy}")
+    raise SystemExit(code)
 
 
 def check(config: DictConfig) -> None:
@@ -111,6 +154,11 @@ def check(config: DictConfig) -> None:
             "`precision=fp16` cannot clip gradients before a fused optimizer has unscaled them; use "
             "`optimizer.fused=false`, or `precision=bf16`, which needs no scale"
         )
+    if config.data.get("validation_fraction") == 1 and config.data.get("validation_corpus") is None:
+        raise InputError(
+            "`data.validation_fraction` must be less than 1 to leave text to train on, but is 1; "
+            "use `data.validation_fraction=0.05`"
+        )
     if config.resume is not None:
         _resume_file(config.resume)
 
@@ -137,6 +185,9 @@ def assemble(config: DictConfig) -> Run:
 
     data = build_data(config)
     match_vocabulary(config, data)
+    if config.resume is not None:
+        match_checkpoint(config, data)
+    len(data.train_dataloader())  # refuses a corpus that is smaller than a batch
     backbone = instantiate(config.model, _convert_="all")
     objective = build_objective(config, backbone)
     try:
@@ -178,6 +229,45 @@ def match_vocabulary(config: DictConfig, data: CorpusDataModule) -> None:
         )
 
 
+def match_checkpoint(config: DictConfig, data: CorpusDataModule) -> None:
+    """Compare the run with the checkpoint it is to go on from.
+
+    Raises:
+        InputError: When the checkpoint is damaged or foreign, is of another network, tokenizer or optimizer, or has
+            reached the end already.
+    """
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(_resume_file(config.resume))
+    snapshot = checkpoint[SNAPSHOT_KEY]
+    if snapshot["tokenizer"] != data.tokenizer.to_json():
+        raise InputError(
+            f"`resume={config.resume}` was trained with another tokenizer; use the `tokenizer` and `data` settings it "
+            "was started with"
+        )
+    for part in ("model", "objective"):
+        here = OmegaConf.to_container(config[part], resolve=True)
+        assert isinstance(here, dict)
+        for key in here.keys() | snapshot[part].keys():
+            if here.get(key) != snapshot[part].get(key):
+                raise InputError(
+                    f"`{part}.{key}` must be {snapshot[part].get(key)}, as in `resume={config.resume}`, but is "
+                    f"{here.get(key)}; use `{part}.{key}={snapshot[part].get(key)}`"
+                )
+    before = snapshot["config"].get("optimizer", {}).get("_target_", config.optimizer._target_)
+    if before != config.optimizer._target_:
+        raise InputError(
+            f"`optimizer` must be `{before}`, as in `resume={config.resume}`, but is `{config.optimizer._target_}`; "
+            "use the optimizer it was started with"
+        )
+    if checkpoint["global_step"] >= config.max_steps:
+        raise InputError(
+            f"`max_steps` must be more than the {checkpoint['global_step']} steps that `resume={config.resume}` has "
+            f"taken, but is {config.max_steps}"
+        )
+
+
 def build_objective(config: DictConfig, backbone: Any) -> Objective:
     """The objective around a backbone."""
     objective: Objective = instantiate(
@@ -192,11 +282,12 @@ def build_objective(config: DictConfig, backbone: Any) -> Objective:
 
 def build_trainer(config: DictConfig, data: CorpusDataModule) -> L.Trainer:
     """The trainer with its callbacks and loggers."""
-    from lmmodules.callbacks import ConfigSnapshot
+    from lmmodules.callbacks import ConfigSnapshot, SaveOnTermination, WarmupDecay, WholeCheckpoints
 
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     callbacks.append(ConfigSnapshot(plain["model"], plain["objective"], data.tokenizer.to_json(), plain))
+    callbacks.append(SaveOnTermination(Path(config.paths.output_dir) / "checkpoints"))
     loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
     interval = config.trainer.val_check_interval
     if interval is None:  # Lightning counts batches, a person counts steps
@@ -205,10 +296,14 @@ def build_trainer(config: DictConfig, data: CorpusDataModule) -> L.Trainer:
         config.trainer,
         callbacks=callbacks,
         logger=loggers or False,
+        plugins=[WholeCheckpoints()],
         val_check_interval=interval,
         default_root_dir=config.paths.output_dir,
         _convert_="all",
     )
+    for callback in callbacks:
+        if isinstance(callback, WarmupDecay):
+            callback.schedule.factor(0, callback.max_steps or config.max_steps)  # refuses a warmup that does not fit
     for logger in trainer.loggers:
         logger.log_hyperparams(plain)
     return trainer
@@ -255,6 +350,11 @@ def chosen(group: str) -> str | None:
         return None
     choice = HydraConfig.get().runtime.choices.get(group)
     return None if choice is None else str(choice)
+
+
+def _is_first_process() -> bool:
+    """Whether this process was started by a person and not by another rank."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _resume_file(path: str) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +50,12 @@ WRONG = {
     "a transform of another objective": (["max_steps=4", "transform=masking"], "needs a `CausalBatch`"),
     "a misspelt option": (["max_steps=4", "objective.lable_smoothing=0.1"], "lable_smoothing"),
     "a misspelt group": (["max_steps=4", "model=decoder_smal"], "decoder_small"),
+    "an empty path": (["max_steps=4", "data.path="], "`data.path` must name files or directories"),
+    "a file where a directory is needed": (["max_steps=4", "paths.output_dir=broken.jsonl/x"], "cannot be written"),
+    "a logger that is not installed": (["max_steps=4", "logger=mlflow"], "pip install"),
+    "nothing left to train on": (["max_steps=4", "data.validation_fraction=1"], "`data.validation_fraction` must be"),
+    "text without text": (["max_steps=4", "data.path=nothing.txt"], "a corpus must hold text"),
+    "a learning rate below nothing": (["max_steps=4", "optimizer.lr=-1"], "`optimizer` was refused"),
     "a missing checkpoint": (["max_steps=4", "resume=nowhere.ckpt"], "`resume` must be a file"),
 }
 
@@ -54,6 +63,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_input_gets_one_sentence(case: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.txt").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
     overrides, sentence = WRONG[case]
     result = command("train", *tiny, *overrides)
@@ -62,8 +72,7 @@ def test_a_wrong_input_gets_one_sentence(case: str, command: Command, tiny: list
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert lines[-1].startswith(("train.py: ", "lmm-train: "))
     assert "Traceback" not in result.stderr
-    assert not list(tmp_path.glob("runs/**/*.ckpt")), "nothing half-written"
-    assert not list(tmp_path.glob("runs/**/metrics.csv"))
+    assert not (tmp_path / "runs").exists(), "nothing half-written"
 
 
 def test_the_traceback_is_there_for_who_wants_it(command: Command) -> None:
@@ -146,6 +155,60 @@ def test_a_resumed_run_equals_an_unbroken_one(command: Command, tiny: list[str],
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_how_to_go_on(signal_number: int, code: int, tiny: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny, "max_steps=100000", "checkpoint_every_steps=10", "paths.output_dir=run"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lmmodules.train", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step     25/"):
+                process.send_signal(signal_number)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == code
+    stopped = re.search(r"stopped at step (\d+) of 100000: go on with `resume=", rest)
+    assert stopped, rest
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    # A signal to end is answered after the batch; a key may be pressed in the middle of one.
+    assert saved == int(stopped[1]) if signal_number == signal.SIGTERM else saved % 10 == 0
+    assert "Traceback" not in rest
+
+
+def test_a_run_without_held_out_text(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    result = command("train", *tiny, "max_steps=2", "data.validation_fraction=0", "paths.output_dir=here")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "here/summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["val_loss"] is summary["unigram_entropy"] is None
+
+
+def test_a_run_goes_on_only_where_it_fits(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    assert command("train", *tiny, "max_steps=2", "paths.output_dir=here").returncode == 0
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "here/checkpoints/last.ckpt").read_bytes()[:50_000])
+    wrong = {
+        "`paths.output_dir` must not hold another run": ["max_steps=4", "paths.output_dir=here"],
+        "`max_steps` must be more than the 2 steps": ["max_steps=2", "resume=here"],
+        "`model.num_layers` must be 2": ["max_steps=4", "resume=here", "model.num_layers=3"],
+        "was trained with another tokenizer": ["max_steps=4", "resume=here", "tokenizer.vocab_size=280"],
+        "`optimizer` must be `torch.optim.AdamW`": ["max_steps=4", "resume=here", "optimizer=adafactor"],
+        "`cut.ckpt` cannot be read as a checkpoint": ["max_steps=4", "resume=cut.ckpt"],
+    }
+    for sentence, overrides in wrong.items():
+        result = command("train", *tiny, *overrides)
+        assert result.returncode == 2, result.stderr
+        assert sentence in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_run_that_diverges_fails(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    result = command("train", *tiny, "max_steps=9", "optimizer.lr=1e30", "paths.output_dir=here")
+    assert result.returncode == 1
+    assert "the run has diverged" in result.stderr
+    assert not (tmp_path / "here/summary.json").exists()
+
+
 def test_a_sweep_runs_and_returns_a_loss(command: Command, tiny: list[str], tmp_path: Path) -> None:
     result = command("train", "-m", *tiny, "max_steps=2", "optimizer.lr=1e-3,1e-2", "paths.sweep_dir=sweep")
     assert result.returncode == 0, result.stderr
@@ -176,8 +239,6 @@ def test_help_imports_neither_torch_nor_lightning(command: Command, tmp_path: Pa
         "print([name for name in ('torch', 'lightning', 'tokenizers') if name in sys.modules])"
     )
     (tmp_path / "show.py").write_text(code)
-    import sys
-
     result = subprocess.run([sys.executable, "show.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
     assert "max_steps" in result.stdout

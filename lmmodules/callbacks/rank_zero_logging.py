@@ -10,6 +10,7 @@ and the log reaches the progress bar without any of them knowing the others:
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ class RankZeroLogging(Callback):
 
     Raises:
         InputError: When `every_steps` is less than 1.
+        FloatingPointError: In training, on all ranks, when the mean loss of an interval is not finite.
     """
 
     def __init__(self, every_steps: int = 50, directory: str | os.PathLike[str] | None = None) -> None:
@@ -76,6 +78,12 @@ class RankZeroLogging(Callback):
             if hasattr(callback, "interval_metrics"):
                 metrics.update(callback.interval_metrics(trainer))
         self._write(trainer, step, metrics)
+        # Reduced, so every rank finds the same and none is left waiting.
+        if not math.isfinite(metrics.get("train/loss", 0.0)):
+            raise FloatingPointError(
+                f"the training loss is {metrics['train/loss']} at step {step}: the run has diverged; a lower learning "
+                "rate, a longer warmup or clipping (`trainer.gradient_clip_val=1.0`) may mend it"
+            )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what validation logged; it was reduced where it was computed."""

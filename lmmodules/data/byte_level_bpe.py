@@ -82,7 +82,20 @@ class ByteLevelBPE:
             initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator(self._sample(corpus), trainer)
+        read = 0
+
+        def counted() -> Iterator[str]:
+            nonlocal read
+            for text in self._sample(corpus):
+                read += len(text)
+                yield text
+
+        backend.train_from_iterator(counted(), trainer)
+        if not read:
+            left_out = "; ".join(["", *corpus.notes()])
+            raise InputError(
+                f"a corpus must hold text, but {corpus.describe()} has none{left_out}; use another `data.path`"
+            )
         backend.add_special_tokens([*self.special_tokens, MASK_TOKEN])
         possible = backend.get_vocab_size(with_added_tokens=True)
         if possible < self.vocab_size:

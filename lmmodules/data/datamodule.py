@@ -256,6 +256,11 @@ class CorpusDataModule(L.LightningDataModule):
         """Samples in one epoch."""
         return len(self.train_samples)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is text to validate on."""
+        return self.prepare()._validation is not None
+
     def unigram_entropy(self) -> float:
         """Entropy of the validation tokens without context, in nats per token: what a loss is to be compared with."""
         return self._validation_samples().store.unigram_entropy()

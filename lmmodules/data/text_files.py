@@ -72,8 +72,15 @@ class TextFiles(Corpus):
         text_field: str = "text",
         document_separator: str | None = None,
     ) -> None:
-        self.paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(entry) for entry in path]
-        self.suffixes = None if suffixes is None else tuple(suffixes)
+        entries = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        if not entries or "" in entries:
+            raise InputError(
+                "`data.path` must name files or directories, but is empty; use `data.path=.` for the working directory "
+                "or `data.path=null` for the standard library of Python"
+            )
+        self.paths = [Path(entry) for entry in entries]
+        # One ending is as good as a list of one.
+        self.suffixes = None if suffixes is None else (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
         self.text_field = text_field
         if document_separator is not None:
             # A command line passes a line break as a backslash and a letter.

@@ -58,6 +58,11 @@ class Perplexity:
                 first = next(iter(terms.values()))
                 targets += int(terms.get(objective.perplexity_term, first).count)
         means = totals.collect()
+        if not targets:
+            raise InputError(
+                "an evaluation needs text that is held out, but there is none; "
+                "use `data.validation_fraction=1` for all of it"
+            )
         return {
             **means,
             "perplexity": math.exp(min(means[objective.perplexity_term], 700.0)),

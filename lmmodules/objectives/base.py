@@ -184,7 +184,24 @@ class Objective(L.LightningModule, ABC):
         shard_over_mesh(self)
 
     def on_fit_start(self) -> None:
-        """Say so when nothing sets the learning rate."""
+        """Compare the data module with what the objective needs, and say so when nothing sets the learning rate.
+
+        Raises:
+            InputError: When the data module yields another kind of batch, or more tokens than the backbone knows.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        batch_type = getattr(data, "batch_type", self.batch_type)
+        if batch_type is not self.batch_type:
+            raise InputError(
+                f"`{type(self).__name__}` needs a `{self.batch_type.__name__}`, but the data module yields a "
+                f"`{batch_type.__name__}`; give it the transform of the objective"
+            )
+        vocab_size = getattr(data, "vocab_size", 0)
+        if vocab_size > self.backbone.vocab_size:
+            raise InputError(
+                f"`vocab_size` of the backbone must be at least that of the tokenizer ({vocab_size}), but is "
+                f"{self.backbone.vocab_size}"
+            )
         callbacks = getattr(self.trainer, "callbacks", [])
         if not self.trainer.lr_scheduler_configs and not any(hasattr(callback, "schedule") for callback in callbacks):
             L.pytorch.utilities.rank_zero_warn(

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lmmodules.batch import CausalBatch
+from lmmodules.batch import CausalBatch, MaskedBatch
+from lmmodules.errors import InputError
 from lmmodules.objectives import Objective
 from lmmodules.parallel import Term
 
 
 class Scalar(nn.Module):
     causal = True
+    vocab_size = 10
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,3 +142,26 @@ class TestClipping:
         objective = Counted(Scalar())
         gradients(objective, UNEVEN)
         assert "gradient_norm" not in objective.collect_training_metrics()
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestDataModule:
+    """What a data module declares is compared before the first step."""
+
+    @pytest.mark.parametrize(
+        ("batch_type", "vocab_size", "sentence"),
+        [
+            (MaskedBatch, 5, "`Counted` needs a `CausalBatch`, but the data module yields a `MaskedBatch`"),
+            (CausalBatch, 11, r"`vocab_size` of the backbone must be at least that of the tokenizer \(11\), but is 10"),
+        ],
+    )
+    def test_a_mismatch_is_told(self, batch_type: type, vocab_size: int, sentence: str) -> None:
+        class Data(L.LightningDataModule):
+            def train_dataloader(self) -> DataLoader[Any]:
+                return DataLoader(UNEVEN, batch_size=None)  # type: ignore[arg-type]
+
+        data = Data()
+        data.batch_type, data.vocab_size = batch_type, vocab_size  # type: ignore[attr-defined]
+        trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        with pytest.raises(InputError, match=sentence):
+            trainer.fit(Counted(Scalar()), data)

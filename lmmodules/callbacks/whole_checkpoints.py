@@ -1,0 +1,49 @@
+"""Checkpoints that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside its final name, and give it the name when all of it is on the disk.
+
+    Lightning writes to the system's temporary folder and moves the file. Onto another file system a move is a copy, and
+    a full disk or a kill in its middle leaves half a checkpoint where a good one was.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What to save.
+            path: The file; a URL of a remote store is left to Lightning.
+            storage_options: Not used for files.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, str(path), storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except BaseException as error:
+            full = shutil.disk_usage(target.parent).free < 2**20
+            partial.unlink(missing_ok=True)
+            if full and isinstance(error, RuntimeError):  # torch's writer does not say why it failed
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise
