@@ -23,7 +23,7 @@ class TrainingProgress(ProgressBar):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, force_jupyter=False)
         self._enabled = True
         self._bar: Progress | None = None
         self._task: TaskID | None = None

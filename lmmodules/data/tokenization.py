@@ -192,8 +192,8 @@ class _Bar:
 @contextmanager
 def _progress(corpus: Corpus) -> Iterator[_Bar]:
     # Only the process that writes comes here; a file or a pipe instead of a terminal gets no bar.
-    console = Console(stderr=True)
-    shown = console.is_terminal or console.is_jupyter
+    console = Console(stderr=True, force_jupyter=False)  # rich's bar for notebooks needs a package of its own
+    shown = console.is_terminal
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
