@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lmmodules.train import chosen
+from lmmodules.fitting_parts import chosen
 
 if TYPE_CHECKING:
     from torch import nn

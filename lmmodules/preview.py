@@ -11,8 +11,8 @@ from omegaconf import DictConfig, open_dict
 
 from lmmodules.command import run_command
 from lmmodules.errors import InputError
+from lmmodules.fitting_parts import check, chosen
 from lmmodules.plan import Plan, plan_run
-from lmmodules.train import check, chosen
 
 if TYPE_CHECKING:
     from torch import nn

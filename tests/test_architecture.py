@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmmodules"
-COMMANDS = {"train", "plan", "preview", "evaluate", "generate", "command", "composition", "run_directory"}
+COMMANDS = {
+    "train",
+    "fitting_parts",
+    "plan",
+    "preview",
+    "evaluate",
+    "generate",
+    "command",
+    "composition",
+    "run_directory",
+}
 
 # What a folder (or a single file) may import of the package, besides itself and `errors`.
 ALLOWED = {

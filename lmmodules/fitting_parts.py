@@ -1,0 +1,170 @@
+"""Whether the parts of a run fit: told in one sentence, with the override that mends it, before a step is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lmmodules.command import missing_value
+from lmmodules.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmodules.data import CorpusDataModule
+
+
+def check(config: DictConfig) -> None:
+    """Find, before anything is imported or prepared, what cannot work.
+
+    Raises:
+        InputError: With the override that mends it.
+    """
+    if OmegaConf.is_missing(config, "max_steps") or config.max_steps is None:
+        raise InputError(missing_value("max_steps"))
+    if not isinstance(config.max_steps, int) or config.max_steps < 1:
+        raise InputError(
+            f"`max_steps` must be a whole number of optimizer steps, at least 1, but is {config.max_steps}"
+        )
+    for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise InputError(f"`{name}` must be a whole number of optimizer steps, at least 1, but is {config[name]}")
+    batches = config.trainer.accumulate_grad_batches
+    if not isinstance(batches, int) or batches < 1:
+        raise InputError(f"`trainer.accumulate_grad_batches` must be a whole number, at least 1, but is {batches}")
+    if not isinstance(config.seed, int) or config.seed < 0:
+        raise InputError(f"`seed` must be a whole number, at least 0, but is {config.seed}")
+    if (
+        str(config.trainer.precision) == "16-mixed"
+        and config.optimizer.get("fused")
+        and config.trainer.gradient_clip_val
+    ):
+        raise InputError(
+            "`precision=fp16` cannot clip gradients before a fused optimizer has unscaled them; use "
+            "`optimizer.fused=false`, or `precision=bf16`, which needs no scale"
+        )
+    if config.data.get("validation_fraction") == 1 and config.data.get("validation_corpus") is None:
+        raise InputError(
+            "`data.validation_fraction` must be less than 1 to leave text to train on, but is 1; "
+            "use `data.validation_fraction=0.05`"
+        )
+    if config.resume is not None:
+        resume_file(config.resume)
+
+
+def match_vocabulary(config: DictConfig, data: CorpusDataModule) -> None:
+    """Give the model the tokenizer's vocabulary, or check that it is large enough."""
+    if config.model.vocab_size is None:
+        config.model.vocab_size = data.vocab_size
+    elif config.model.vocab_size < data.vocab_size:
+        raise InputError(
+            f"`model.vocab_size` must be at least that of the tokenizer ({data.vocab_size}), "
+            f"but is {config.model.vocab_size}; use `model.vocab_size={data.vocab_size}`"
+        )
+
+
+def match_checkpoint(config: DictConfig, data: CorpusDataModule) -> None:
+    """Compare the run with the checkpoint it is to go on from.
+
+    Raises:
+        InputError: When the checkpoint is damaged or foreign, is of another network, tokenizer or optimizer, or has
+            reached the end already.
+    """
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(resume_file(config.resume))
+    snapshot = checkpoint[SNAPSHOT_KEY]
+    if snapshot["tokenizer"] != data.tokenizer.to_json():
+        raise InputError(
+            f"`resume={config.resume}` was trained with another tokenizer; use the `tokenizer` and `data` settings it "
+            "was started with"
+        )
+    for part in ("model", "objective"):
+        here = OmegaConf.to_container(config[part], resolve=True)
+        assert isinstance(here, dict)
+        for key in here.keys() | snapshot[part].keys():
+            if here.get(key) != snapshot[part].get(key):
+                raise InputError(
+                    f"`{part}.{key}` must be {snapshot[part].get(key)}, as in `resume={config.resume}`, but is "
+                    f"{here.get(key)}; use `{part}.{key}={snapshot[part].get(key)}`"
+                )
+    before = snapshot["config"].get("optimizer", {}).get("_target_", config.optimizer._target_)
+    if before != config.optimizer._target_:
+        raise InputError(
+            f"`optimizer` must be `{before}`, as in `resume={config.resume}`, but is `{config.optimizer._target_}`; "
+            "use the optimizer it was started with"
+        )
+    if checkpoint["global_step"] >= config.max_steps:
+        raise InputError(
+            f"`max_steps` must be more than the {checkpoint['global_step']} steps that `resume={config.resume}` has "
+            f"taken, but is {config.max_steps}"
+        )
+
+
+def refuse_processes_in_sweep(config: DictConfig) -> None:
+    """Refuse what would be silently wrong: processes started from inside a sweep that runs in one process.
+
+    Lightning starts the other ranks with the same command line, so every rank would walk through the sweep on its
+    own; whether the ranks meet at the same job is luck.
+
+    Raises:
+        InputError: Saying what to use.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN or not str(hydra.launcher._target_).endswith("BasicLauncher"):
+        return
+    if _processes(config) > 1:
+        raise InputError(
+            f"a sweep of the basic launcher runs in one process, but `trainer.devices={config.trainer.devices}` needs "
+            "more; use `hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2` (extra `sweep`), or start the "
+            "jobs one by one without `-m`"
+        )
+
+
+def _processes(config: DictConfig) -> int:
+    devices = config.trainer.devices
+    if OmegaConf.is_list(devices):
+        return len(devices)
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices in ("auto", -1, "-1"):
+        if config.trainer.accelerator == "cpu":
+            return 1
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return int(devices)
+
+
+def chosen(group: str) -> str | None:
+    """What was chosen of a config group, where Hydra runs the command."""
+    if not HydraConfig.initialized():
+        return None
+    choice = HydraConfig.get().runtime.choices.get(group)
+    return None if choice is None else str(choice)
+
+
+def resume_file(path: str) -> Path:
+    """The checkpoint to go on from.
+
+    Args:
+        path: A checkpoint, or the directory of a run.
+
+    Raises:
+        InputError: When there is none.
+    """
+    from lmmodules.checkpoint import resolve_checkpoint
+
+    try:
+        return resolve_checkpoint(path)
+    except InputError as error:
+        raise InputError(str(error).replace("`checkpoint`", "`resume`")) from error
+
+
+def is_first_process() -> bool:
+    """Whether this process was started by a person and not by another rank."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
