@@ -157,9 +157,14 @@ def test_a_resumed_run_equals_an_unbroken_one(command: Command, tiny: list[str],
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_says_how_to_go_on(signal_number: int, code: int, tiny: list[str], tmp_path: Path) -> None:
-    arguments = [*tiny, "max_steps=100000", "checkpoint_every_steps=10", "paths.output_dir=run"]
+    arguments = [*tiny, "max_steps=5000", "checkpoint_every_steps=10", "paths.output_dir=run"]
     with subprocess.Popen(
-        [sys.executable, "-m", "lmmodules.train", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lmmodules.train", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts this in the background ignores Ctrl-C, and what it starts would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -168,7 +173,7 @@ def test_a_stopped_run_says_how_to_go_on(signal_number: int, code: int, tiny: li
                 break
         rest = process.stderr.read()
     assert process.returncode == code
-    stopped = re.search(r"stopped at step (\d+) of 100000: go on with `resume=", rest)
+    stopped = re.search(r"stopped at step (\d+) of 5000: go on with `resume=", rest)
     assert stopped, rest
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     # A signal to end is answered after the batch; a key may be pressed in the middle of one.
