@@ -101,6 +101,7 @@ def train(config: DictConfig) -> float | None:
     summary = run.fit()
     if run.trainer.is_global_zero:
         print_report(run, summary)
+    run.trainer.strategy.barrier()  # gloo aborts a rank whose partner has left while it was still connected
     return summary.get("val_loss")
 
 

@@ -358,6 +358,9 @@ trainer = L.Trainer(
 trainer.fit(module, DataLoader(TensorDataset(torch.randn(24, 3)), batch_size=2))
 with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
     json.dump({"used": module.used, "weight": module.layer.weight.tolist()}, file)
+# gloo aborts a rank whose partner has left while it was still connected.
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
