@@ -117,7 +117,7 @@ def refuse_processes_in_sweep(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN or not str(hydra.launcher._target_).endswith("BasicLauncher"):
         return
-    if _processes(config) > 1:
+    if devices_per_node(config) > 1:
         raise InputError(
             f"a sweep of the basic launcher runs in one process, but `trainer.devices={config.trainer.devices}` needs "
             "more; use `hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2` (extra `sweep`), or start the "
@@ -125,13 +125,15 @@ def refuse_processes_in_sweep(config: DictConfig) -> None:
         )
 
 
-def _processes(config: DictConfig) -> int:
+def devices_per_node(config: DictConfig) -> int:
+    """Processes that `trainer.devices` starts on one machine."""
     devices = config.trainer.devices
     if OmegaConf.is_list(devices):
         return len(devices)
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
     if devices in ("auto", -1, "-1"):
+        # What "all" is depends on the machine: of processors there is one.
         if config.trainer.accelerator == "cpu":
             return 1
         import torch

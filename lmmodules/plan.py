@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lmmodules.fitting_parts import chosen
+from lmmodules.fitting_parts import chosen, devices_per_node
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,14 +144,4 @@ class SavedBytes:
 
 def number_of_devices(config: DictConfig) -> int:
     """Processes of the run: devices per node times nodes."""
-    devices = config.trainer.devices
-    if OmegaConf.is_list(devices):
-        per_node = len(devices)
-    elif devices in ("auto", -1, "-1"):
-        import torch
-
-        # What "all" is depends on the machine: of processors there is one.
-        per_node = 1 if config.trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
-    else:
-        per_node = int(devices)
-    return per_node * int(config.trainer.num_nodes)
+    return devices_per_node(config) * int(config.trainer.num_nodes)
