@@ -55,3 +55,13 @@ def check_batch(batch: Mapping[str, object], contract: type, consumer: str) -> N
             f"`{consumer}` needs {', '.join(f'`{key}`' for key in missing)} in a batch, but the data yields "
             f"{', '.join(f'`{key}`' for key in sorted(batch))}; leave `transform=` to the objective"
         )
+
+
+def provides(given: type, needed: type) -> bool:
+    """Whether a batch of one contract can be read as one of another: it is that, or extends it.
+
+    Args:
+        given: A `TypedDict` of this module, of what the data yields.
+        needed: A `TypedDict` of this module, of what the objective reads.
+    """
+    return given is needed or any(provides(base, needed) for base in getattr(given, "__orig_bases__", ()))

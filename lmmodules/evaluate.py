@@ -76,6 +76,8 @@ def evaluation_data(
     Raises:
         InputError: When the transform does not make such batches.
     """
+    from lmmodules.batch import provides
+
     with open_dict(config):
         for part in ("transform", "packing"):
             if config[part] is None and part in trained:
@@ -85,7 +87,7 @@ def evaluation_data(
         if config.data.validation_fraction is None:
             config.data.validation_fraction = 0.05 if config.data.get("path") is None else 1
     data: CorpusDataModule = instantiate(config.data, tokenizer=tokenizer, _convert_="all")
-    if data.batch_type is not batch_type:
+    if not provides(data.batch_type, batch_type):
         raise InputError(
             f"the checkpoint's objective needs a `{batch_type.__name__}`, but `{type(data.transform).__name__}` yields "
             f"a `{data.batch_type.__name__}`; use `transform=next_token` for causal models and `transform=masking` "

@@ -14,7 +14,7 @@ from lmmodules.command import missing_value
 from lmmodules.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmodules.data import CorpusDataModule
+    from lmmodules.data import DataModule
 
 
 def check(config: DictConfig) -> None:
@@ -55,7 +55,7 @@ def check(config: DictConfig) -> None:
         resume_file(config.resume)
 
 
-def match_vocabulary(config: DictConfig, data: CorpusDataModule) -> None:
+def match_vocabulary(config: DictConfig, data: DataModule) -> None:
     """Give the model the tokenizer's vocabulary, or check that it is large enough."""
     if config.model.vocab_size is None:
         config.model.vocab_size = data.vocab_size
@@ -66,7 +66,7 @@ def match_vocabulary(config: DictConfig, data: CorpusDataModule) -> None:
         )
 
 
-def match_checkpoint(config: DictConfig, data: CorpusDataModule) -> None:
+def match_checkpoint(config: DictConfig, data: DataModule) -> None:
     """Compare the run with the checkpoint it is to go on from.
 
     Raises:

@@ -14,14 +14,15 @@ BLUE, ORANGE, GREEN = "#0969da", "#bc4c00", "#1a7f37"
 
 
 def plot_run(
-    rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str], *, unigram_entropy: float | None = None
+    rows: Sequence[Mapping[str, float]], path: str | os.PathLike[str], *, baseline: tuple[str, float] | None = None
 ) -> Path:
     """Draw loss and learning rate over optimizer steps.
 
     Args:
         rows: Rows of a `metrics.csv`, as `read_metrics` gives them.
         path: The picture, PNG or whatever its suffix says.
-        unigram_entropy: Loss of a model that knows nothing but frequencies, in nats per token, for comparison.
+        baseline: What a loss is to be compared with, and its value in nats per target, for example
+            `("without context", 6.46)`.
 
     Returns:
         The path.
@@ -43,18 +44,18 @@ def plot_run(
                 va="bottom" if name == "train/loss" else "top",
                 fontsize=9,
             )
-    if unigram_entropy is not None:
-        upper.axhline(unigram_entropy, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    if baseline is not None:
+        upper.axhline(baseline[1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         upper.annotate(
-            f"without context {unigram_entropy:.3f}",
-            (1, unigram_entropy),
+            f"{baseline[0]} {baseline[1]:.3f}",
+            (1, baseline[1]),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",
             color=MUTED,
             fontsize=9,
         )
-    upper.set_ylabel("loss (nats per token)")
+    upper.set_ylabel("loss (nats per target)")
     points = [(row["step"], row["lr"]) for row in rows if "lr" in row]
     if points:
         lower.plot(*zip(*points, strict=True), color=GREEN, linewidth=1.6)

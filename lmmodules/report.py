@@ -34,6 +34,7 @@ def write_summary(run: Run) -> dict[str, Any]:
     logging = next(callback for callback in trainer.callbacks if isinstance(callback, RankZeroLogging))  # type: ignore[attr-defined]
     throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
     latest = logging.latest
+    baseline = run.data.baseline()
     summary: dict[str, Any] = {
         "steps": trainer.global_step,
         "tokens": throughput.tokens if throughput else None,
@@ -45,7 +46,7 @@ def write_summary(run: Run) -> dict[str, Any]:
         "train_loss": latest.get("train/loss"),
         "val_loss": latest.get("val/loss"),
         "val_perplexity": latest.get("val/perplexity"),
-        "unigram_entropy": run.data.unigram_entropy() if run.data.holds_out else None,
+        **({baseline.key: baseline.loss} if baseline else {}),
         "vocab_size": run.data.vocab_size,
         "peak_memory_gb": latest.get("throughput/memory_gb"),
         "seed": run.config.seed,
@@ -67,12 +68,14 @@ def print_report(run: Run, summary: dict[str, Any], console: Console | None = No
         console: Where to print; `None` for standard output.
     """
     console = console or Console()
+    baseline = run.data.baseline()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
     if summary["val_loss"] is not None:
         table.add_row("validation loss", f"{summary['val_loss']:.3f} nats per token")
-        table.add_row("  without context", f"{summary['unigram_entropy']:.3f} (unigram entropy of the same tokens)")
+        if baseline is not None:
+            table.add_row(f"  {baseline.label}", f"{baseline.loss:.3f} ({baseline.meaning})")
     if summary["val_perplexity"] is not None:
         table.add_row("validation perplexity", f"{summary['val_perplexity']:,.2f}")
     table.add_row("tokens seen", f"{format_count(summary['tokens'])} in {summary['steps']:,} steps")
@@ -82,7 +85,7 @@ def print_report(run: Run, summary: dict[str, Any], console: Console | None = No
     table.add_row("parameters", f"{summary['parameters']:,}")
     table.add_row("run directory", shown_path(run.directory))
     table.add_row("checkpoint", summary["checkpoint"])
-    picture = _draw(run, summary["unigram_entropy"])
+    picture = _draw(run)
     table.add_row("picture", picture)
     console.print()
     console.print(table)
@@ -139,12 +142,14 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _draw(run: Run, unigram_entropy: float | None) -> str:
+def _draw(run: Run) -> str:
     from lmmodules.plots import plot_run
 
+    known = run.data.baseline()
+    baseline = None if known is None else (known.label, known.loss)
     try:
         rows = read_metrics(run.directory / "metrics.csv")
-        picture = plot_run(rows, run.directory / "loss.png", unigram_entropy=unigram_entropy)
+        picture = plot_run(rows, run.directory / "loss.png", baseline=baseline)
     except InputError as error:
         return str(error)
     return picture.name

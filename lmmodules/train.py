@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:  # torch and lightning are imported when a run begins, so that --help and errors come at once
     import lightning as L
 
-    from lmmodules.data import CorpusDataModule
+    from lmmodules.data import DataModule
     from lmmodules.objectives import Objective
 
 
@@ -44,7 +44,7 @@ class Run:
     """What a configuration builds: the parts of a training run, ready to fit."""
 
     config: DictConfig
-    data: CorpusDataModule
+    data: DataModule
     objective: Objective
     trainer: L.Trainer
 
@@ -169,15 +169,16 @@ def assemble(config: DictConfig) -> Run:
     return Run(config, data, objective, build_trainer(config, data))
 
 
-def build_data(config: DictConfig) -> CorpusDataModule:
+def build_data(config: DictConfig) -> DataModule:
     """The data module, prepared: tokenizer trained or loaded, tokens stored."""
-    data: CorpusDataModule = instantiate(config.data, _convert_="all")
+    from lmmodules.batch import provides
+
+    data: DataModule = instantiate(config.data, _convert_="all")
     objective_class: type[Objective] = get_class(config.objective._target_)
-    if data.batch_type is not objective_class.batch_type:
+    if not provides(data.batch_type, objective_class.batch_type):
         raise InputError(
-            f"`{objective_class.__name__}` needs a `{objective_class.batch_type.__name__}`, but the transform "
-            f"`{type(data.transform).__name__}` yields a `{data.batch_type.__name__}`; "
-            "leave `transform=` to the objective, which brings its own"
+            f"`{objective_class.__name__}` needs a `{objective_class.batch_type.__name__}`, but the data yields a "
+            f"`{data.batch_type.__name__}`; leave `transform=` and `data=` to the objective, which brings its own"
         )
     limit = config.model.get("max_length")
     if limit is not None and data.max_length > limit:
@@ -200,7 +201,7 @@ def build_objective(config: DictConfig, backbone: Any) -> Objective:
     return objective
 
 
-def build_trainer(config: DictConfig, data: CorpusDataModule) -> L.Trainer:
+def build_trainer(config: DictConfig, data: DataModule) -> L.Trainer:
     """The trainer with its callbacks and loggers."""
     from lmmodules.callbacks import ConfigSnapshot, SaveOnTermination, WarmupDecay, WholeCheckpoints
 

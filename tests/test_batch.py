@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmmodules.batch import IGNORED, CausalBatch, MaskedBatch, TokenBatch, check_batch
+from lmmodules.batch import IGNORED, CausalBatch, MaskedBatch, TokenBatch, check_batch, provides
 from lmmodules.errors import InputError
 
 OPTIONAL = {"attention_mask", "document_ids", "token_type_ids"}
@@ -51,3 +51,14 @@ def test_what_is_missing_and_what_is_there_are_named() -> None:
 def test_several_missing_keys_come_in_one_sentence() -> None:
     with pytest.raises(InputError, match="`MaskedLM` needs `input_ids`, `labels` in a batch, but the data yields `x`;"):
         check_batch({"x": None}, MaskedBatch, "MaskedLM")
+
+
+def test_a_batch_that_extends_another_can_be_read_as_it() -> None:
+    class LongerBatch(MaskedBatch):
+        extra: torch.Tensor
+
+    assert provides(MaskedBatch, MaskedBatch)
+    assert provides(LongerBatch, MaskedBatch)
+    assert provides(LongerBatch, TokenBatch)
+    assert not provides(MaskedBatch, LongerBatch)
+    assert not provides(MaskedBatch, CausalBatch)  # the same keys with another meaning

@@ -69,14 +69,14 @@ class TestRun:
         assert curves(upper) == [[(10, 5.5), (20, 4.25), (30, 3.125)], [(20, 4.75), (40, 3.875)]]
         assert curves(lower) == [[(10, 1e-3), (20, 2e-3), (30, 5e-4)]]
         assert labels(upper) == ["training 3.125", "validation 3.875"]
-        assert upper.get_ylabel() == "loss (nats per token)"
+        assert upper.get_ylabel() == "loss (nats per target)"
         assert lower.get_ylabel() == "learning rate"
         assert lower.get_xlabel() == "optimizer steps"
 
     def test_the_loss_without_context_is_a_line_across(self, tmp_path: Path, figure: Callable[[], Any]) -> None:
         plot_run(ROWS, tmp_path / "loss.png")
         assert len(figure().axes[0].get_lines()) == 2
-        plot_run(ROWS, tmp_path / "loss.png", unigram_entropy=6.5)
+        plot_run(ROWS, tmp_path / "loss.png", baseline=("without context", 6.5))
         upper = figure().axes[0]
         line = upper.get_lines()[2]
         assert list(line.get_ydata()) == [6.5, 6.5]

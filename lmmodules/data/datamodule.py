@@ -1,19 +1,18 @@
-"""The data module: text in, batches out."""
+"""The data module of plain text: a corpus in, batches out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import lightning as L
+from typing_extensions import Self
 
+from lmmodules.data.base import Baseline, DataModule
 from lmmodules.data.byte_level_bpe import ByteLevelBPE
 from lmmodules.data.cache import default_cache_dir
 from lmmodules.data.causal import NextToken
 from lmmodules.data.corpora import Corpus
-from lmmodules.data.loader import ResumableLoader, ValidationLoader
 from lmmodules.data.packing import Packing, StreamPacking
 from lmmodules.data.samples import Samples
 from lmmodules.data.store import TokenStore
@@ -24,13 +23,11 @@ from lmmodules.data.transform import Transform
 from lmmodules.errors import InputError
 
 
-class CorpusDataModule(L.LightningDataModule):
+class CorpusDataModule(DataModule):
     """Trains a tokenizer on a corpus, keeps the tokens on disk, and yields batches.
 
     Everything that takes time is kept under `cache_dir`, keyed by content: the second run on the same text starts at
-    once. The position in the training stream is part of a checkpoint, so a resumed run sees the batches that an
-    unbroken one would have seen, also on another number of devices. Use it with
-    `Trainer(use_distributed_sampler=False)`, or with any trainer: its loaders divide themselves among the ranks.
+    once. See `DataModule` for what it shares with others.
 
     Args:
         corpus: Where text comes from; None is the text at `path`.
@@ -85,10 +82,14 @@ class CorpusDataModule(L.LightningDataModule):
         shuffle: bool = True,
         pin_memory: bool = False,
     ) -> None:
-        super().__init__()
-        _check_count("max_length", max_length, least=2)
-        _check_count("batch_size", batch_size, least=1)
-        _check_count("num_workers", num_workers, least=0)
+        super().__init__(
+            max_length=max_length,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            shuffle=shuffle,
+            pin_memory=pin_memory,
+        )
         if not 0 <= validation_fraction <= 1:
             raise InputError(f"`data.validation_fraction` must be between 0 and 1, but is {validation_fraction}")
         self.corpus = corpus or text_corpus(
@@ -96,25 +97,14 @@ class CorpusDataModule(L.LightningDataModule):
         )
         self.transform = transform or NextToken()
         self.packing = packing or StreamPacking()
-        self.max_length = max_length
-        self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.validation_corpus = validation_corpus
-        self.num_workers = num_workers
-        self.seed = seed
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
         self.document_mask = document_mask
-        self.shuffle = shuffle
-        self.pin_memory = pin_memory
         self._recipe = tokenizer if isinstance(tokenizer, ByteLevelBPE) else ByteLevelBPE()
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
-        self._train: Samples | None = None
-        self._validation: Samples | None = None
-        self._train_loader: ResumableLoader | None = None
-        self._validation_loader: ValidationLoader | None = None
-        self._resumed_stream: dict[str, int] | None = None
 
-    def prepare(self) -> CorpusDataModule:
+    def prepare(self) -> Self:
         """Make the tokenizer and the tokens unless they exist, and open them. Any process may call it at any time.
 
         Returns:
@@ -143,90 +133,6 @@ class CorpusDataModule(L.LightningDataModule):
             self._validation = self._samples(stores / VALIDATION, tokenizer, seed=0)
         return self
 
-    def prepare_data(self) -> None:
-        """Lightning's hook: called once per machine."""
-        self.prepare()
-
-    def setup(self, stage: str) -> None:
-        """Lightning's hook: open what was prepared; a new run starts at the beginning of the stream."""
-        self.prepare()
-        if stage == "fit" and (self.trainer is None or self.trainer.global_step == 0):
-            self._train_loader = None
-            self._resumed_stream = None
-
-    def train_dataloader(self) -> ResumableLoader:
-        """The training stream, continued where it stands.
-
-        Raises:
-            InputError: When the corpus is smaller than one batch, or is kept for validation.
-        """
-        if self._train_loader is None:
-            self._train_loader = ResumableLoader(
-                self.train_samples,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                shuffle=self.shuffle,
-                num_workers=self.num_workers,
-                pin_memory=self.pin_memory,
-            )
-            if self._resumed_stream is not None:
-                self._train_loader.load_state_dict(self._resumed_stream)
-        self._train_loader.set_rank(*self._rank_and_world_size())
-        len(self._train_loader)  # refuses a corpus that is smaller than one batch
-        return self._train_loader
-
-    def val_dataloader(self) -> ValidationLoader | list[Any]:
-        """The validation batches; nothing when nothing was held out."""
-        if self.prepare()._validation is None:
-            return []
-        if self._validation_loader is None:
-            self._validation_loader = ValidationLoader(
-                self._validation_samples(),
-                batch_size=self.batch_size,
-                num_workers=self.num_workers,
-                pin_memory=self.pin_memory,
-            )
-        self._validation_loader.set_rank(*self._rank_and_world_size())
-        return self._validation_loader
-
-    def teardown(self, stage: str) -> None:
-        """Lightning's hook: stop the workers. The training stream stays where it is."""
-        for loader in (self._train_loader, self._validation_loader):
-            if loader is not None:
-                loader.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the training stream stands, and the tokenizer's fingerprint."""
-        stream = self._resumed_stream if self._train_loader is None else self._train_loader.state_dict()
-        return {} if stream is None else {"tokenizer": self.tokenizer.fingerprint(), "stream": stream}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the training stream of a checkpoint.
-
-        Raises:
-            InputError: When the checkpoint was trained with another tokenizer or other data.
-        """
-        if state_dict["tokenizer"] != self.tokenizer.fingerprint():
-            raise InputError(
-                f"a resumed run must use the tokenizer of its checkpoint ({state_dict['tokenizer']}), but `tokenizer` "
-                f"is {self.tokenizer.fingerprint()}; use the `data` and `tokenizer` settings it was started with"
-            )
-        self._resumed_stream = state_dict["stream"]
-        if self._train_loader is not None:
-            self._train_loader.load_state_dict(self._resumed_stream)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the corpus."""
-        if self._tokenizer is None:
-            raise InputError("the tokenizer is trained by `prepare()`, which must be called before it is used")
-        return self._tokenizer
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids of the tokenizer."""
-        return self.tokenizer.vocab_size
-
     @property
     def batch_type(self) -> type:
         """The contract of the batches, a `TypedDict` of `lmmodules.batch`."""
@@ -239,31 +145,37 @@ class CorpusDataModule(L.LightningDataModule):
         Raises:
             InputError: When all text is kept for validation.
         """
-        if self.prepare()._train is None:
-            raise InputError(
-                "training needs text, but `data.validation_fraction` is 1; use `data.validation_fraction=0.05`"
-            )
-        assert self._train is not None
-        return self._train
+        samples = super().train_samples
+        assert isinstance(samples, Samples)
+        return samples
+
+    @property
+    def validation_samples(self) -> Samples:
+        """The samples to validate on.
+
+        Raises:
+            InputError: When no text was held out.
+        """
+        samples = super().validation_samples
+        assert isinstance(samples, Samples)
+        return samples
 
     @property
     def train_tokens(self) -> int:
         """Tokens in the training store."""
         return len(self.train_samples.store)
 
-    @property
-    def num_train_samples(self) -> int:
-        """Samples in one epoch."""
-        return len(self.train_samples)
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether there is text to validate on."""
-        return self.prepare()._validation is not None
+    def baseline(self) -> Baseline | None:
+        """The unigram entropy of the validation tokens."""
+        if not self.holds_out:
+            return None
+        return Baseline(
+            "unigram_entropy", self.unigram_entropy(), "without context", "unigram entropy of the same tokens"
+        )
 
     def unigram_entropy(self) -> float:
         """Entropy of the validation tokens without context, in nats per token: what a loss is to be compared with."""
-        return self._validation_samples().store.unigram_entropy()
+        return self.validation_samples.store.unigram_entropy()
 
     def validation_document(self, num_tokens: int) -> list[int]:
         """The beginning of the first held-out document that is long enough, or of the longest.
@@ -271,7 +183,7 @@ class CorpusDataModule(L.LightningDataModule):
         Args:
             num_tokens: Tokens wanted; a shorter document gives all it has, without its `</s>`.
         """
-        store = self._validation_samples().store
+        store = self.validation_samples.store
         sizes = store.offsets[1:] - store.offsets[:-1]
         document = int((sizes > num_tokens).argmax()) if (sizes > num_tokens).any() else int(sizes.argmax())
         start, end = int(store.offsets[document]), int(store.offsets[document + 1])
@@ -282,16 +194,14 @@ class CorpusDataModule(L.LightningDataModule):
         """The data in a few facts, for a table."""
         self.prepare()
         facts = {"corpus": self.corpus.describe(), "vocabulary": f"{self.vocab_size:,} tokens"}
-        for name, samples in (("training", self._train), ("validation", self._validation)):
-            if samples is None:
-                continue
+        parts = {"training": self._train, "validation": self._validation}
+        opened = {name: samples for name, samples in parts.items() if isinstance(samples, Samples)}
+        for name, samples in opened.items():
             store = samples.store
             facts[name] = f"{len(store):,} tokens in {store.header.num_documents:,} documents, {len(samples):,} samples"
             if samples.windows.num_split and not isinstance(self.packing, StreamPacking):
                 facts[name] += f", {samples.windows.num_split:,} too long and cut"
-        notes = dict.fromkeys(
-            note for samples in (self._train, self._validation) if samples for note in samples.store.header.notes
-        )
+        notes = dict.fromkeys(note for samples in opened.values() for note in samples.store.header.notes)
         if notes:
             facts["note"] = "; ".join(notes)
         return facts
@@ -306,22 +216,3 @@ class CorpusDataModule(L.LightningDataModule):
             seed=seed,
             document_mask=self.document_mask,
         )
-
-    def _validation_samples(self) -> Samples:
-        if self.prepare()._validation is None:
-            raise InputError(
-                "this needs held-out text, but `data.validation_fraction` is 0; use `data.validation_fraction=0.05`"
-            )
-        assert self._validation is not None
-        return self._validation
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        # Strategies say which processes see different data: under tensor parallelism not all of them do.
-        strategy = None if self.trainer is None else self.trainer.strategy
-        kwargs = getattr(strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
-        return kwargs["rank"], kwargs["num_replicas"]
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise InputError(f"`data.{name}` must be a whole number, at least {least}, but is {value}")

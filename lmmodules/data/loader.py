@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from lmmodules.data.order import SampleOrder
 from lmmodules.data.randomness import Int64Array
-from lmmodules.data.samples import Keys, Samples
+from lmmodules.data.samples import Keys, SampleSource
 from lmmodules.errors import InputError
 
 _T = TypeVar("_T")
@@ -84,7 +84,7 @@ class _ValidationKeys(_TrainingKeys):
 class _BatchLoader:
     """What training and validation share: a rank's keys, fetched here or by workers."""
 
-    def __init__(self, samples: Samples, keys: _TrainingKeys, num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, samples: SampleSource, keys: _TrainingKeys, num_workers: int, pin_memory: bool) -> None:
         if num_workers < 0:
             raise InputError(f"`data.num_workers` must not be negative, but is {num_workers}")
         self.samples = samples
@@ -157,7 +157,7 @@ class ResumableLoader(_BatchLoader):
 
     def __init__(
         self,
-        samples: Samples,
+        samples: SampleSource,
         *,
         batch_size: int,
         seed: int = 0,
@@ -219,7 +219,9 @@ class ValidationLoader(_BatchLoader):
         InputError: When `batch_size` or `num_workers` is out of range.
     """
 
-    def __init__(self, samples: Samples, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self, samples: SampleSource, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
         keys = _ValidationKeys(SampleOrder(len(samples), seed=0), batch_size)
         super().__init__(samples, keys, num_workers, pin_memory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,20 @@ Keys = tuple[Int64Array, Int64Array]
 """Epochs and indices of the samples of a batch, both (B,) int64; the index -1 is a sample that does not count."""
 
 
-class Samples(Dataset[dict[str, Tensor]]):
-    """Batches by the identity of their samples: ``samples[epochs, indices]``.
+class SampleSource(Dataset[dict[str, Tensor]]):
+    """Batches by the identity of their samples: ``source[epochs, indices]``."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def __getitem__(self, keys: Keys) -> dict[str, Tensor]:
+        """The batch of the given samples; one with the index -1 fills up a batch and must not count in the loss."""
+
+
+class Samples(SampleSource):
+    """Blocks of a token store made into batches: ``samples[epochs, indices]``.
 
     Args:
         store: The tokens.

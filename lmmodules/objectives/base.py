@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lmmodules.batch import check_batch
+from lmmodules.batch import check_batch, provides
 from lmmodules.errors import InputError
 from lmmodules.models.backbone import Backbone
 from lmmodules.optim import ParameterGroups, build_optimizer
@@ -191,7 +191,7 @@ class Objective(L.LightningModule, ABC):
         """
         data = getattr(self.trainer, "datamodule", None)
         batch_type = getattr(data, "batch_type", self.batch_type)
-        if batch_type is not self.batch_type:
+        if not provides(batch_type, self.batch_type):
             raise InputError(
                 f"`{type(self).__name__}` needs a `{self.batch_type.__name__}`, but the data module yields a "
                 f"`{batch_type.__name__}`; give it the transform of the objective"
