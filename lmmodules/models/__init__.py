@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from lmmodules.models.alibi import Alibi, alibi_slopes
+from lmmodules.models.auxiliary import AuxiliaryLM
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.cache import KVCache
+from lmmodules.models.detection_head import DetectionHead
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.hugging_face import from_transformers
 from lmmodules.models.positions import Learned, NoPosition, PositionScheme, Rotary, Sinusoidal
+from lmmodules.models.relative_positions import RelativeBias
+from lmmodules.models.sequence_head import SequenceHead
 from lmmodules.models.transformer import Transformer
 
 __all__ = [
     "Alibi",
+    "AuxiliaryLM",
     "Backbone",
+    "DetectionHead",
     "KVCache",
     "LanguageModelHead",
     "Learned",
     "NoPosition",
     "PositionScheme",
+    "RelativeBias",
     "Rotary",
+    "SequenceHead",
     "Sinusoidal",
     "Transformer",
     "alibi_slopes",

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodules.models.cache import KVCache
+
+
+class BiasForms(Protocol):
+    """A bias that has cheaper ways to the attention kernel than a matrix added to the scores."""
+
+    def visibility(self, attention_mask: Tensor | None, document_ids: Tensor | None) -> Visibility:
+        """Bring the bias to the kernel together with padding (B, keys) and documents (B, T)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Visibility:
         device: torch.device,
         attention_mask: Tensor | None = None,
         document_ids: Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Tensor | BiasForms | None = None,
     ) -> Visibility:
         """Find the least that has to be said to the attention kernel.
 
@@ -44,20 +53,49 @@ class Visibility:
             device: Where a mask is made.
             attention_mask: (B, keys), 1 at tokens and 0 at padding.
             document_ids: (B, T): tokens see only those of equal id.
-            bias: (1, H, T, keys) from the position scheme; minus infinity at the future of a causal model.
+            bias: From the position scheme: (1, H, T, keys), minus infinity at the future of a causal model; or one
+                that has its own ways to the kernel.
         """
+        if bias is not None and not isinstance(bias, Tensor):
+            return bias.visibility(attention_mask, document_ids)
         if attention_mask is None and document_ids is None:
             if bias is not None:
-                return cls(bias)
+                return Visibility(bias)
             if not causal or query_length == 1:
-                return cls()
+                return Visibility()
             if query_length == key_length:
-                return cls(is_causal=True)
-        seen = _seen(query_length, key_length, causal, device, attention_mask, document_ids)
-        return cls(seen if bias is None else bias.masked_fill(~seen, float("-inf")))
+                return Visibility(is_causal=True)
+        seen = seen_keys(query_length, key_length, causal, device, attention_mask, document_ids)
+        return Visibility(seen if bias is None else bias.masked_fill(~seen, float("-inf")))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float = 0.0, scale: float | None = None
+    ) -> Tensor:
+        """Weighted sums of the values that each query sees.
+
+        Args:
+            query: (B, H, T, K).
+            key: (B, kv_heads, keys, K).
+            value: (B, kv_heads, keys, K).
+            dropout: Probability of dropping a weight.
+            scale: Factor of the scores; `None` for one over the root of K.
+
+        Returns:
+            (B, H, T, K).
+        """
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self.mask,
+            dropout_p=dropout,
+            is_causal=self.is_causal,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
 
 
-def _seen(
+def seen_keys(
     query_length: int,
     key_length: int,
     causal: bool,
@@ -65,7 +103,16 @@ def _seen(
     attention_mask: Tensor | None,
     document_ids: Tensor | None,
 ) -> Tensor:
-    """Boolean mask, at most (B, 1, T, keys), in which every query sees a key: a softmax over nothing is no number."""
+    """Boolean mask, at most (B, 1, T, keys), in which every query sees a key: a softmax over nothing is no number.
+
+    Args:
+        query_length: Number of new tokens T; they are the last of the keys.
+        key_length: Number of cached and new tokens.
+        causal: Whether the future is hidden.
+        device: Where the mask is made.
+        attention_mask: (B, keys), 1 at tokens and 0 at padding.
+        document_ids: (B, T): tokens see only those of equal id.
+    """
     keys = torch.arange(key_length, device=device)
     queries = keys[key_length - query_length :, None]
     seen = keys <= queries if causal else None  # (T, keys)
@@ -144,15 +191,7 @@ class Attention(nn.Module):
         value = value.squeeze(3).transpose(1, 2)
         if cache is not None:
             key, value = cache.append(layer, key, value)
-        gathered = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=visibility.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=visibility.is_causal,
-            enable_gqa=self.group_size > 1,
-        )
+        gathered = visibility.attend(query, key, value, dropout=self.dropout if self.training else 0.0)
         gathered = gathered.transpose(1, 2).flatten(2)  # (B, T, H * K)
         if rows is not None:
             gathered = gathered.flatten(0, 1).index_select(0, rows)

@@ -26,6 +26,11 @@ class LanguageModelHead(nn.Module):
         norm_eps: Epsilon of the transform's LayerNorm.
         bias: Whether logits have a bias, initialised to zero.
         initializer_std: Standard deviation of the initial weights.
+        embedding_size: Size E of the rows of the output matrix, to which the transform takes hidden states; `None` for
+            as large as these.
+
+    Raises:
+        InputError: When the sizes differ and no transform goes from one to the other.
 
     Source:
         Press & Wolf 2017 (tied output); Devlin et al. 2019, `get_masked_lm_output` in google-research/bert (transform).
@@ -42,21 +47,29 @@ class LanguageModelHead(nn.Module):
         norm_eps: float = 1e-5,
         bias: bool = False,
         initializer_std: float = 0.02,
+        embedding_size: int | None = None,
     ) -> None:
         super().__init__()
+        embedding_size = hidden_size if embedding_size is None else embedding_size
+        if embedding_size != hidden_size and not transform:
+            raise InputError(
+                f"`embedding_size` must be `hidden_size` ({hidden_size}) in a head without a transform, but is "
+                f"{embedding_size}; use `model.embedding_size={hidden_size}`"
+            )
         if activation not in ("gelu", "gelu_tanh", "relu"):
             raise InputError(
                 f"`activation` must be one of gelu, gelu_tanh, relu in a head, but is {activation!r}; "
                 "use `objective.head.activation=gelu`"
             )
         self.hidden_size = hidden_size
+        self.embedding_size = embedding_size
         self.vocab_size = vocab_size
         self.tied = tied
         self.activation = activation
         self.initializer_std = initializer_std
-        self.dense = nn.Linear(hidden_size, hidden_size) if transform else None
-        self.norm = nn.LayerNorm(hidden_size, eps=norm_eps) if transform else None
-        self.weight = None if tied else nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.dense = nn.Linear(hidden_size, embedding_size) if transform else None
+        self.norm = nn.LayerNorm(embedding_size, eps=norm_eps) if transform else None
+        self.weight = None if tied else nn.Parameter(torch.empty(vocab_size, embedding_size))
         self.bias = nn.Parameter(torch.empty(vocab_size)) if bias else None
         self.reset_parameters()
 
@@ -73,13 +86,13 @@ class LanguageModelHead(nn.Module):
             nn.init.zeros_(self.bias)
 
     def features(self, hidden: Tensor) -> Tensor:
-        """What the output matrix is applied to: the transformed states (..., D), or the states themselves."""
+        """What the output matrix is applied to: the transformed states (..., E), or the states themselves."""
         if self.dense is None or self.norm is None:
             return hidden
         return self.norm(ACTIVATIONS[self.activation](self.dense(hidden)))  # type: ignore[no-any-return]
 
     def output_weight(self, embedding_weight: Tensor) -> Tensor:
-        """The output matrix (V, D): the given token embedding when tied, the head's own otherwise."""
+        """The output matrix (V, E): the given token embedding when tied, the head's own otherwise."""
         return embedding_weight if self.weight is None else self.weight
 
     def forward(self, hidden: Tensor, embedding_weight: Tensor) -> Tensor:
@@ -87,15 +100,15 @@ class LanguageModelHead(nn.Module):
 
         Args:
             hidden: Output of the backbone.
-            embedding_weight: (V, D) token embedding of the backbone.
+            embedding_weight: (V, E) token embedding of the backbone.
         """
         weight = self.output_weight(embedding_weight)
         return nn.functional.linear(self.features(hidden), weight, self.bias)
 
     def flops_per_token(self) -> int:
         """Floating-point operations of one forward per row: two per element of each matrix, the tied one included."""
-        transform = 0 if self.dense is None else self.hidden_size**2
-        return 2 * (transform + self.hidden_size * self.vocab_size)
+        transform = 0 if self.dense is None else self.hidden_size * self.embedding_size
+        return 2 * (transform + self.embedding_size * self.vocab_size)
 
     def extra_repr(self) -> str:
         """What the submodules alone do not show."""

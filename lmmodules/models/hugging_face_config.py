@@ -17,7 +17,8 @@ def convert_config(config: Any) -> dict[str, Any]:
     """Keyword arguments of `Transformer` for a configuration of transformers.
 
     Args:
-        config: A `BertConfig`, `RobertaConfig`, `GPT2Config`, `BloomConfig` or `LlamaConfig`.
+        config: A `BertConfig`, `RobertaConfig`, `ElectraConfig`, `GPT2Config`, `BloomConfig`, `LlamaConfig`,
+            `GPTNeoXConfig` or `EsmConfig`.
 
     Raises:
         InputError: When the family is not one of these, or a field asks for what is not supported.
@@ -32,7 +33,7 @@ def convert_head_config(config: Any) -> dict[str, Any]:
         InputError: As `convert_config`.
     """
     return {
-        "hidden_size": config.hidden_size,
+        "hidden_size": config.n_embd if config.model_type == "gpt2" else config.hidden_size,
         "vocab_size": config.vocab_size,
         "tied": config.tie_word_embeddings,
         "initializer_std": config.initializer_range,
@@ -62,7 +63,7 @@ def _activation(config: Any, field: str) -> str:
     return ACTIVATIONS[given]
 
 
-def _encoder(config: Any, offset: int, num_token_types: int) -> dict[str, Any]:
+def _encoder(config: Any, offset: int, num_token_types: int, embedding_size: int | None = None) -> dict[str, Any]:
     _require(
         config,
         is_decoder=False,
@@ -77,9 +78,10 @@ def _encoder(config: Any, offset: int, num_token_types: int) -> dict[str, Any]:
         "num_layers": config.num_hidden_layers,
         "num_heads": config.num_attention_heads,
         "intermediate_size": config.intermediate_size,
+        "embedding_size": embedding_size,
         "max_length": max_length,
         "causal": False,
-        "position": Learned(max_length, config.hidden_size, offset=offset),
+        "position": Learned(max_length, embedding_size or config.hidden_size, offset=offset),
         "pre_norm": False,
         "norm_eps": config.layer_norm_eps,
         "activation": _activation(config, "hidden_act"),
@@ -103,6 +105,47 @@ def _roberta(config: Any) -> dict[str, Any]:
         offset=config.pad_token_id + 1,
         num_token_types=0 if config.type_vocab_size == 1 else config.type_vocab_size,
     )
+
+
+def _electra(config: Any) -> dict[str, Any]:
+    return _encoder(config, offset=0, num_token_types=config.type_vocab_size, embedding_size=config.embedding_size)
+
+
+def _esm(config: Any) -> dict[str, Any]:
+    _require(
+        config,
+        is_decoder=False,
+        add_cross_attention=False,
+        tie_word_embeddings=True,
+        token_dropout=False,
+        is_folding_model=False,
+        hidden_dropout_prob=0.0,  # as BLOOM's, below
+    )
+    kind = config.position_embedding_type
+    if kind not in ("absolute", "rotary"):
+        raise InputError(f"`position_embedding_type` must be absolute or rotary, but is {kind!r}")
+    offset = config.pad_token_id + 1
+    max_length = config.max_position_embeddings - offset if kind == "absolute" else config.max_position_embeddings
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_length": max_length,
+        "causal": False,
+        "position": (
+            Learned(max_length, config.hidden_size, offset)
+            if kind == "absolute"
+            else Rotary(getattr(config, "rope_theta", 10000.0))
+        ),
+        "norm_eps": config.layer_norm_eps,
+        "activation": "gelu",
+        "embedding_norm": bool(config.emb_layer_norm_before),
+        "attention_dropout": config.attention_probs_dropout_prob,
+        "initializer_std": config.initializer_range,
+        "pad_id": config.pad_token_id,
+    }
 
 
 def _gpt2(config: Any) -> dict[str, Any]:
@@ -172,6 +215,29 @@ def _llama(config: Any) -> dict[str, Any]:
     }
 
 
+def _gpt_neox(config: Any) -> dict[str, Any]:
+    _require(config, use_parallel_residual=False, attention_bias=True)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    share = parameters.get("partial_rotary_factor", getattr(config, "rotary_pct", 1.0))
+    if share != 1.0:
+        raise InputError(f"`rotary_pct` must be 1.0 in a gpt_neox configuration, but is {share!r}")
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_length": config.max_position_embeddings,
+        "causal": True,
+        "position": Rotary(_rope_theta(config)),
+        "norm_eps": config.layer_norm_eps,
+        "activation": _activation(config, "hidden_act"),
+        "dropout": config.hidden_dropout,
+        "attention_dropout": config.attention_dropout,
+        "initializer_std": config.initializer_range,
+    }
+
+
 def _rope_theta(config: Any) -> float:
     """Base of the rotary wavelengths: in `rope_parameters` since transformers 5, beside `rope_scaling` before."""
     parameters = getattr(config, "rope_parameters", None)
@@ -182,21 +248,38 @@ def _rope_theta(config: Any) -> float:
         raise InputError(
             f"`{field}` must be of type 'default', because scaled rotary is not supported, but is {kind!r}"
         )
-    return float(scaling.get("rope_theta", getattr(config, "rope_theta", 10000.0)))
+    older = getattr(config, "rope_theta", getattr(config, "rotary_emb_base", 10000.0))
+    return float(scaling.get("rope_theta", older))
 
 
-_BACKBONES = {"bert": _bert, "roberta": _roberta, "gpt2": _gpt2, "bloom": _bloom, "llama": _llama}
+_BACKBONES = {
+    "bert": _bert,
+    "roberta": _roberta,
+    "electra": _electra,
+    "gpt2": _gpt2,
+    "bloom": _bloom,
+    "llama": _llama,
+    "gpt_neox": _gpt_neox,
+    "esm": _esm,
+}
+
+
+def _transform(config: Any) -> dict[str, Any]:
+    """RoBERTa's, ELECTRA's and ESM's heads are GELU whatever the body is."""
+    return {"transform": True, "norm_eps": config.layer_norm_eps, "bias": True}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {}
+
 
 _HEADS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "bert": lambda config: {
-        "transform": True,
-        "activation": _activation(config, "hidden_act"),
-        "norm_eps": config.layer_norm_eps,
-        "bias": True,
-    },
-    # RoBERTa's head is GELU whatever the body is.
-    "roberta": lambda config: {"transform": True, "norm_eps": config.layer_norm_eps, "bias": True},
-    "gpt2": lambda config: {},
-    "bloom": lambda config: {},
-    "llama": lambda config: {},
+    "bert": lambda config: {**_transform(config), "activation": _activation(config, "hidden_act")},
+    "roberta": _transform,
+    "electra": lambda config: {**_transform(config), "embedding_size": config.embedding_size},
+    "gpt2": _plain,
+    "bloom": _plain,
+    "llama": _plain,
+    "gpt_neox": _plain,
+    "esm": _transform,
 }

@@ -30,13 +30,15 @@ class Family:
         body: Our names in the backbone, with `#` for the index of a block, and their counterparts.
         head: The same for the head.
         copies: Tensors of transformers that repeat another one when the head is tied.
-        ignored: Patterns of what is left out when loading: heads that pretraining throws away, and buffers.
+        renamed: What a name begins with in some files, and what it begins with here.
+        ignored: Patterns of what is left out when loading: other heads, and buffers.
     """
 
     prefix: str
     body: dict[str, Counterpart]
     head: dict[str, Counterpart] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
 
@@ -57,7 +59,7 @@ def _matrix_with_bias(ours: str, theirs: str) -> dict[str, Counterpart]:
 
 
 def _encoder(name: str) -> dict[str, Counterpart]:
-    """The body that BERT and RoBERTa share."""
+    """The body that BERT, RoBERTa and ELECTRA share."""
     layer, embeddings = f"{name}.encoder.layer.#", f"{name}.embeddings"
     attention = f"{layer}.attention.self"
     return {
@@ -108,6 +110,40 @@ ROBERTA = Family(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     ignored=(r"roberta\.pooler\..*", r"roberta\.embeddings\.position_ids"),
+)
+
+ELECTRA = Family(
+    prefix="electra.",
+    body={**_encoder("electra"), **_pair("embedding_projection", "electra.embeddings_project")},
+    head={
+        **_pair("dense", "generator_predictions.dense"),
+        **_pair("norm", "generator_predictions.LayerNorm"),
+        "bias": Counterpart(("generator_lm_head.bias",)),
+    },
+    copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    ignored=(r"discriminator_predictions\..*", r"electra\.embeddings\.position_ids"),
+)
+
+ESM = Family(
+    prefix="esm.",
+    body={
+        **{ours: theirs for ours, theirs in _encoder("esm").items() if ours != "token_type_embedding.weight"},
+        **_pair("embedding_norm", "esm.embeddings.layer_norm"),
+        **_pair("blocks.#.attention_norm", "esm.encoder.layer.#.attention.LayerNorm"),
+        **_pair("blocks.#.mlp_norm", "esm.encoder.layer.#.LayerNorm"),
+        **_pair("final_norm", "esm.encoder.emb_layer_norm_after"),
+    },
+    head={
+        **_pair("dense", "lm_head.dense"),
+        **_pair("norm", "lm_head.layer_norm"),
+        "bias": Counterpart(("lm_head.bias",)),
+    },
+    copies={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
+    ignored=(
+        r"esm\.(pooler|contact_head)\..*",
+        r"esm\.embeddings\.position_ids",
+        r"esm\..*rotary_embeddings\.inv_freq",
+    ),
 )
 
 GPT2 = Family(
@@ -172,5 +208,34 @@ LLAMA = Family(
     ignored=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
 )
 
-FAMILIES: dict[str, Family] = {"bert": BERT, "roberta": ROBERTA, "gpt2": GPT2, "bloom": BLOOM, "llama": LLAMA}
+GPT_NEOX = Family(
+    prefix="gpt_neox.",
+    body={
+        "token_embedding.weight": Counterpart(("gpt_neox.embed_in.weight",)),
+        **_pair("blocks.#.attention_norm", "gpt_neox.layers.#.input_layernorm"),
+        # Laid out head by head, as BLOOM's.
+        **_pair("blocks.#.attention.query_key_value", "gpt_neox.layers.#.attention.query_key_value"),
+        **_pair("blocks.#.attention.output", "gpt_neox.layers.#.attention.dense"),
+        **_pair("blocks.#.mlp_norm", "gpt_neox.layers.#.post_attention_layernorm"),
+        **_pair("blocks.#.mlp.up", "gpt_neox.layers.#.mlp.dense_h_to_4h"),
+        **_pair("blocks.#.mlp.down", "gpt_neox.layers.#.mlp.dense_4h_to_h"),
+        **_pair("final_norm", "gpt_neox.final_layer_norm"),
+    },
+    # In files, and in memory before transformers 5, it is called `embed_out`.
+    head={"weight": Counterpart(("lm_head.weight",))},
+    copies={"lm_head.weight": "gpt_neox.embed_in.weight"},
+    renamed={"embed_out.": "lm_head."},
+    ignored=(r"gpt_neox\.layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),
+)
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "electra": ELECTRA,
+    "gpt2": GPT2,
+    "bloom": BLOOM,
+    "llama": LLAMA,
+    "gpt_neox": GPT_NEOX,
+    "esm": ESM,
+}
 """Families by the `model_type` of their configuration."""

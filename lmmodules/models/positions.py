@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmmodules.errors import InputError
+from lmmodules.models.attention import BiasForms
 from lmmodules.models.checks import check_length
 
 
@@ -106,14 +107,15 @@ class PositionScheme(nn.Module):
 
     def bias(
         self, query_length: int, key_length: int, *, causal: bool, device: torch.device, dtype: torch.dtype
-    ) -> Tensor | None:
+    ) -> Tensor | BiasForms | None:
         """What is added to the attention scores, after their division by the root of the head size.
 
         The queries are the last `query_length` of the `key_length` tokens. In a causal model the scores of the
         future are already minus infinity in it, so that a fixed bias is made once per length and needs no mask.
 
         Returns:
-            (1, H, query_length, key_length), or `None` for no bias. It may require a gradient.
+            (1, H, query_length, key_length), which may require a gradient; or a bias that has its own ways to the
+            kernel; or `None` for no bias.
         """
         return None
 

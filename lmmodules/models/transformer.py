@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import get_args
 
 import torch
@@ -30,6 +31,8 @@ class Transformer(nn.Module):
             as many as query heads.
         head_dim: Size K of a head; `None` for `hidden_size / num_heads`.
         intermediate_size: Inner size of the MLP; `None` for four times `hidden_size`.
+        embedding_size: Size E of the embeddings, which a matrix takes to `hidden_size` where they differ; `None` for
+            as large as hidden states.
         max_length: Longest sequence, in tokens; `None` for that of the positions, if they have one.
         position: How the model knows the order of tokens; `None` for rotary positions.
         pre_norm: Whether norms stand before attention and MLP (and one after the last block), or after their
@@ -52,7 +55,8 @@ class Transformer(nn.Module):
 
     Source:
         Vaswani et al. 2017; Devlin et al. 2019 (`embedding_norm`, `num_token_types`, post-norm); Radford et al. 2019
-        (pre-norm, `scale_residual_init`); Touvron et al. 2023 (`rms_norm`, `swiglu`, rotary).
+        (pre-norm, `scale_residual_init`); Touvron et al. 2023 (`rms_norm`, `swiglu`, rotary); Clark et al. 2020
+        (`embedding_size`).
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Transformer(nn.Module):
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         intermediate_size: int | None = None,
+        embedding_size: int | None = None,
         max_length: int | None = None,
         position: PositionScheme | None = None,
         pre_norm: bool = True,
@@ -84,6 +89,7 @@ class Transformer(nn.Module):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         intermediate_size = 4 * hidden_size if intermediate_size is None else intermediate_size
+        embedding_size = hidden_size if embedding_size is None else embedding_size
         check_positive(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
@@ -91,6 +97,7 @@ class Transformer(nn.Module):
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             intermediate_size=intermediate_size,
+            embedding_size=embedding_size,
             head_dim=head_dim,
             max_length=max_length,
         )
@@ -109,7 +116,7 @@ class Transformer(nn.Module):
                 f"`pad_id` must be less than `vocab_size` ({vocab_size}), but is {pad_id}; use `model.pad_id=null`"
             )
         position = Rotary() if position is None else position
-        position.check(hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
+        position.check(hidden_size=embedding_size, num_heads=num_heads, head_dim=head_dim)
         if position.max_length is not None:
             if max_length is not None and max_length > position.max_length:
                 raise InputError(
@@ -128,17 +135,21 @@ class Transformer(nn.Module):
         self.max_length = max_length
         self.causal = causal
         self.num_token_types = num_token_types
+        self.norm_eps = norm_eps
         self.initializer_std = initializer_std
         self.scale_residual_init = scale_residual_init
 
-        def build() -> nn.Module:
-            return build_norm(norm, hidden_size, norm_eps, bias=bias)
+        def build(size: int = hidden_size) -> nn.Module:
+            return build_norm(norm, size, norm_eps, bias=bias)
 
-        self.token_embedding = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
-        self.token_type_embedding = nn.Embedding(num_token_types, hidden_size) if num_token_types else None
+        self.token_embedding = nn.Embedding(vocab_size, embedding_size, padding_idx=pad_id)
+        self.token_type_embedding = nn.Embedding(num_token_types, embedding_size) if num_token_types else None
         self.position = position
-        self.embedding_norm = build() if embedding_norm else nn.Identity()
+        self.embedding_norm = build(embedding_size) if embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
+        self.embedding_projection = (
+            nn.Identity() if embedding_size == hidden_size else nn.Linear(embedding_size, hidden_size, bias=bias)
+        )
         self.blocks = nn.ModuleList(
             Block(
                 Attention(hidden_size, num_heads, num_kv_heads, head_dim, bias=bias, dropout=attention_dropout),
@@ -152,6 +163,24 @@ class Transformer(nn.Module):
         )
         self.final_norm = build() if pre_norm else nn.Identity()
         self.reset_parameters()
+
+    @staticmethod
+    def from_hugging_face(name_or_folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Transformer:
+        """Load a published model: BERT, RoBERTa, ELECTRA, GPT-2, BLOOM, Llama (SmolLM2), GPT-NeoX or ESM.
+
+        Its head is left out; `hugging_face_folder.from_hugging_face` gives that too.
+
+        Args:
+            name_or_folder: A name on the hub, a folder with `config.json` and weights, or a GGUF file.
+            dtype: Type of the weights, whatever theirs is.
+
+        Raises:
+            InputError: When there is no such model, something in it is missing, or its configuration asks for
+                something that this transformer does not have, naming the field.
+        """
+        from lmmodules.models.hugging_face_folder import from_hugging_face
+
+        return from_hugging_face(name_or_folder, dtype=dtype)[0]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -189,7 +218,7 @@ class Transformer(nn.Module):
 
         Args:
             input_ids: (B, T) tokens.
-            inputs_embeds: (B, T, D) token embeddings in their place.
+            inputs_embeds: (B, T, E) token embeddings in their place.
             attention_mask: (B, T), 1 at tokens and 0 at padding, on either side; with a cache it covers the cached
                 tokens too. Leave it out where every position is a token: no mask is made then.
             document_ids: (B, T), packed documents: tokens see only those of equal id, and positions begin anew.
@@ -242,7 +271,8 @@ class Transformer(nn.Module):
             raise InputError(
                 "`num_token_types` is 0, but the batch has `token_type_ids`; use `model.num_token_types=2`"
             )
-        return self.dropout(self.embedding_norm(self.position.embed(embeddings, positions)))  # type: ignore[no-any-return]
+        embeddings = self.dropout(self.embedding_norm(self.position.embed(embeddings, positions)))
+        return self.embedding_projection(embeddings)  # type: ignore[no-any-return]
 
     def _check_masks(
         self, embeddings: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None, cache: KVCache | None
@@ -273,8 +303,8 @@ class Transformer(nn.Module):
     def flops_per_token(self, length: int) -> int:
         """Floating-point operations of one forward, per token of a sequence.
 
-        Two per element of the blocks' matrices and, in attention, per element of scores and of their product with
-        the values, without a discount for causal masks. A backward pass counts twice as much. The head belongs to
+        Two per element of the matrices and, in attention, per element of scores and of their product with the
+        values, without a discount for causal masks. A backward pass counts twice as much. The head belongs to
         the objective, which may need it at few rows; see `LanguageModelHead.flops_per_token`.
 
         Args:
@@ -283,7 +313,7 @@ class Transformer(nn.Module):
         Source:
             Chowdhery et al. 2022, PaLM, appendix B.
         """
-        matrices = sum(module.weight.numel() for module in self.blocks.modules() if isinstance(module, nn.Linear))
+        matrices = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         scores_and_values = 2 * self.num_layers * length * self.num_heads * self.head_dim
         return 2 * (matrices + scores_and_values)
 

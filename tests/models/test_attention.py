@@ -16,9 +16,9 @@ def kernel_calls(monkeypatch):
     calls = []
     kernel = F.scaled_dot_product_attention
 
-    def spy(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, enable_gqa=False):
+    def spy(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
         calls.append({"mask": attn_mask, "is_causal": is_causal, "dropout": dropout_p})
-        return kernel(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa)
+        return kernel(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     return calls
@@ -57,7 +57,7 @@ def test_a_mask_is_made_once_for_all_layers_and_only_as_large_as_needed(kernel_c
     assert {id(call["mask"]) for call in kernel_calls} == {id(kernel_calls[0]["mask"])}
     assert kernel_calls[0]["mask"].shape == (2, 1, 1, 9)
     assert kernel_calls[0]["mask"].dtype == torch.bool
-    model(position=Alibi(4))(tokens(2, 9))
+    model(causal=False, position=Alibi(4))(tokens(2, 9))
     assert kernel_calls[-1]["mask"].shape == (1, 4, 9, 9), "broadcast over the batch"
 
 

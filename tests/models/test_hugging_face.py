@@ -34,7 +34,19 @@ transformers = pytest.importorskip("transformers")
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
             "`rope_parameters` must be of type 'default', because scaled rotary is not supported, but is 'linear'",
         ),
-        ("GPTNeoX", {}, "`model_type` must be one of bert, roberta, gpt2, bloom, llama, but is 'gpt_neox'"),
+        ("GPTNeoX", {}, "`use_parallel_residual` must be False in a gpt_neox configuration, but is True"),
+        (
+            "GPTNeoX",
+            {"use_parallel_residual": False},
+            "`rotary_pct` must be 1.0 in a gpt_neox configuration, but is 0.25",
+        ),
+        ("Esm", {"token_dropout": True, "pad_token_id": 1}, "`token_dropout` must be False in a esm configuration"),
+        ("Esm", {"hidden_dropout_prob": 0.1, "pad_token_id": 1}, "`hidden_dropout_prob` must be 0.0 in a esm"),
+        (
+            "OPT",
+            {},
+            "`model_type` must be one of bert, roberta, electra, gpt2, bloom, llama, gpt_neox, esm, but is 'opt'",
+        ),
     ],
 )
 def test_unsupported_configurations(config, changes, sentence):
@@ -83,13 +95,68 @@ def test_weights_missing_or_left_over():
         convert_state_dict("gpt2", surplus, backbone, head)
     buffers = {**model.state_dict(), "transformer.h.0.attn.bias": torch.zeros(2), "transformer.h.0.attn.masked_bias": 0}
     convert_state_dict("gpt2", buffers, backbone, head)
-    bert = transformers.BertModel(
-        transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+
+
+def bert(kind="BertForMaskedLM"):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return getattr(transformers, kind)(transformers.BertConfig(vocab_size=11, **sizes))
+
+
+def test_a_model_without_a_head_gets_a_new_one(caplog):
+    model = bert("BertModel")
+    backbone, head = from_transformers(model)
+    assert caplog.messages == ["no language-model head in BertModel: a new one is made"]
+    assert torch.equal(backbone.token_embedding.weight, model.embeddings.word_embeddings.weight)
+    assert head.dense.weight.shape == (8, 8)
+    assert not head.bias.any()
+    assert head.norm.eps == 1e-12
+
+
+def test_half_a_head_is_an_error():
+    model = bert()
+    backbone, head = from_transformers(model)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "cls.predictions.bias"}
+    del weights["cls.predictions.decoder.bias"]
+    with pytest.raises(InputError, match=r"`cls.predictions.bias` must be among the weights of a bert model"):
+        convert_state_dict("bert", weights, backbone, head)
+
+
+def test_of_tied_weights_either_will_do():
+    model = bert()
+    backbone, head = from_transformers(model)
+    weights = model.state_dict()
+    weights["cls.predictions.decoder.bias"] = torch.arange(11.0)
+    del weights["cls.predictions.bias"], weights["bert.embeddings.word_embeddings.weight"]
+    of_backbone, of_head = convert_state_dict("bert", weights, backbone, head)
+    assert torch.equal(of_head["bias"], torch.arange(11.0))
+    assert torch.equal(of_backbone["token_embedding.weight"], model.bert.embeddings.word_embeddings.weight)
+
+
+def test_names_of_older_files():
+    model = bert()
+    backbone, head = from_transformers(model)
+    expected = backbone.state_dict()
+    older = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    assert any("gamma" in name for name in older)
+    of_backbone, _ = convert_state_dict("bert", older, backbone, head)
+    assert all(torch.equal(of_backbone[name], expected[name]) for name in expected)
+    neox = transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(
+            vocab_size=11,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            use_parallel_residual=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 10.0, "partial_rotary_factor": 1.0},
+        )
     )
-    with pytest.raises(
-        InputError, match=r"`cls.predictions.bias` must be among the weights of a bert model with a head"
-    ):
-        from_transformers(bert)
+    backbone, head = from_transformers(neox)
+    older = {name.replace("lm_head", "embed_out"): tensor for name, tensor in neox.state_dict().items()}
+    assert torch.equal(convert_state_dict("gpt_neox", older, backbone, head)[1]["weight"], neox.lm_head.weight)
 
 
 def test_what_a_family_cannot_hold_is_not_exported():
@@ -97,7 +164,7 @@ def test_what_a_family_cannot_hold_is_not_exported():
     head = LanguageModelHead(8, 11)
     with pytest.raises(InputError, match=r"`blocks.0.mlp.gate.weight` has no counterpart in a gpt2 model"):
         to_transformers_state_dict("gpt2", Transformer(**sizes, activation="swiglu"), head)
-    with pytest.raises(InputError, match="`model_type` must be one of bert, roberta, gpt2, bloom, llama, but is 'opt'"):
+    with pytest.raises(InputError, match=r"`model_type` must be one of bert, roberta, electra, .*, but is 'opt'"):
         to_transformers_state_dict("opt", Transformer(**sizes), head)
 
 

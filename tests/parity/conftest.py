@@ -74,7 +74,38 @@ def make_model():
         }
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**sizes, **changes}))
 
-    families = {"bert": bert, "roberta": roberta, "gpt2": gpt2, "bloom": bloom, "llama": llama}
+    def electra(**changes):
+        changes = {"embedding_size": 24, **changes}
+        return encoder(transformers.ElectraConfig, transformers.ElectraForMaskedLM, **changes)
+
+    def esm(**changes):
+        # Its dropout skips the embeddings, so that it is taken without one only.
+        fixed = {"pad_token_id": 1, "mask_token_id": 60, "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0}
+        return encoder(transformers.EsmConfig, transformers.EsmForMaskedLM, **{**fixed, **changes})
+
+    def gpt_neox(**changes):
+        sizes = {
+            "vocab_size": VOCAB_SIZE,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+            "use_parallel_residual": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0},
+        }
+        return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**{**sizes, **changes}))
+
+    families = {
+        "bert": bert,
+        "roberta": roberta,
+        "electra": electra,
+        "esm": esm,
+        "gpt2": gpt2,
+        "bloom": bloom,
+        "llama": llama,
+        "gpt_neox": gpt_neox,
+    }
 
     def make(family, **changes):
         torch.manual_seed(0)
@@ -88,6 +119,7 @@ def float64_throughout(monkeypatch):
     """Leave out the detours through float32 that the models of transformers make whatever their dtype is."""
     pytest.importorskip("transformers")
     from transformers.models.bloom import modeling_bloom
+    from transformers.models.esm import modeling_esm
     from transformers.models.llama import modeling_llama
 
     class Functional:
@@ -99,6 +131,7 @@ def float64_throughout(monkeypatch):
             return torch.softmax(scores, dim)
 
     monkeypatch.setattr(modeling_bloom, "F", Functional())
+    monkeypatch.setattr(modeling_esm, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)
     monkeypatch.setattr(
         modeling_llama.LlamaRMSNorm,
         "forward",

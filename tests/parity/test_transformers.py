@@ -8,8 +8,8 @@ import torch
 from lmmodules.models import KVCache
 from lmmodules.models.hugging_face import from_transformers, to_transformers_state_dict
 
-ENCODERS = ["bert", "roberta"]
-DECODERS = ["gpt2", "bloom", "llama"]
+ENCODERS = ["bert", "roberta", "electra", "esm"]
+DECODERS = ["gpt2", "bloom", "llama", "gpt_neox"]
 FAMILIES = ENCODERS + DECODERS
 
 
@@ -69,7 +69,7 @@ def with_gradients_as_weights(backbone, head):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_right_padding(make_model, family):
     model = make_model(family)
-    pad = {"bert": 0, "roberta": 1}.get(family, 0)
+    pad = {"roberta": 1, "esm": 1}.get(family, 0)
     ids = tokens()
     mask = torch.ones_like(ids)
     mask[0, 9:], mask[2, 14:] = 0, 0
@@ -80,7 +80,7 @@ def test_right_padding(make_model, family):
         assert a.isfinite().all()
 
 
-@pytest.mark.parametrize("family", ["roberta", *DECODERS])
+@pytest.mark.parametrize("family", ["roberta", "esm", *DECODERS])
 def test_left_padding(make_model, family):
     model = make_model(family)
     ids = tokens()
@@ -88,7 +88,7 @@ def test_left_padding(make_model, family):
     mask[0, :9], mask[2, :3] = 0, 0
     ids = torch.where(mask.bool(), ids, 1)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if family in ("gpt2", "llama"):
+    if family in ("gpt2", "llama", "gpt_neox"):
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     theirs = hidden_and_logits(model, **inputs)
     for a, b in zip(ours(*from_transformers(model), ids, attention_mask=mask), theirs, strict=True):
@@ -157,6 +157,11 @@ def test_cached_decoding_with_left_padding(make_model, family):
         ("gpt2", {"n_inner": 40, "activation_function": "gelu"}),
         ("bert", {"hidden_act": "relu"}),
         ("bloom", {"n_head": 8}),
+        ("electra", {"embedding_size": 32}),
+        ("electra", {"hidden_act": "relu", "type_vocab_size": 1}),
+        ("gpt_neox", {"tie_word_embeddings": True, "hidden_act": "gelu_new"}),
+        ("esm", {"emb_layer_norm_before": True}),
+        ("esm", {"position_embedding_type": "rotary"}),
     ],
 )
 def test_variants_and_the_way_back(make_model, family, changes):
@@ -169,7 +174,10 @@ def test_variants_and_the_way_back(make_model, family, changes):
     returned = make_model(family, **changes)
     for parameter in returned.parameters():
         torch.nn.init.zeros_(parameter)
-    returned.load_state_dict(to_transformers_state_dict(family, backbone, head), strict=True)
+    unused = returned.load_state_dict(to_transformers_state_dict(family, backbone, head), strict=False)
+    # ESM's contact head has nothing to do with language, and its angles are no weights.
+    assert not unused.unexpected_keys
+    assert all("contact_head" in name or "inv_freq" in name for name in unused.missing_keys)
     assert largest(returned(input_ids=ids).logits, expected) < 1e-12
 
 
@@ -183,6 +191,15 @@ def test_sequence_classes_are_left_out_and_a_bare_body_needs_no_prefix(make_mode
     pretraining = transformers.BertForPreTraining(make_model("bert").config).double().eval()
     theirs = pretraining(input_ids=ids).prediction_logits
     assert largest(ours(*from_transformers(pretraining), ids)[1], theirs) < 1e-9
+
+
+def test_the_body_of_a_discriminator_and_of_a_fine_tuned_model(make_model):
+    transformers = pytest.importorskip("transformers")
+    ids = tokens()
+    for model_class in (transformers.ElectraForPreTraining, transformers.ElectraForSequenceClassification):
+        model = model_class(make_model("electra").config).double().eval()
+        backbone, _ = from_transformers(model)
+        assert largest(backbone(ids), model.electra(input_ids=ids).last_hidden_state) < 1e-9
 
 
 def test_loading_copies(make_model):
@@ -215,6 +232,9 @@ def test_bloom_as_shipped_is_as_close_as_its_constants_allow(make_model):
         ("roberta", {"norm_eps": 1e-12}),
         ("gpt2", {"activation": "gelu"}),
         ("bert", {"norm_eps": 1e-5}),
+        ("electra", {"norm_eps": 1e-5}),
+        ("esm", {"activation": "gelu_tanh"}),
+        ("gpt_neox", {"activation": "gelu_tanh"}),
     ],
 )
 def test_a_wrong_activation_or_epsilon_fails(make_model, family, change):
@@ -244,6 +264,22 @@ def test_a_wrong_position_offset_fails(make_model):
     backbone, head = from_transformers(model)
     backbone.position.offset = 0
     ids = tokens()
+    assert largest(ours(backbone, head, ids)[1], model(input_ids=ids).logits) > 1e-2
+
+
+def test_a_wrong_base_of_the_wavelengths_fails(make_model):
+    model = make_model("gpt_neox")
+    backbone, head = from_transformers(model)
+    backbone.position = type(backbone.position)(theta=501.0)
+    ids = tokens()
+    assert largest(ours(backbone, head, ids)[1], model(input_ids=ids).logits) > 1e-6
+
+
+def test_embeddings_that_skip_their_projection_fail(make_model):
+    model = make_model("electra", embedding_size=24)
+    backbone, head = from_transformers(model)
+    ids = tokens()
+    torch.nn.init.eye_(backbone.embedding_projection.weight)
     assert largest(ours(backbone, head, ids)[1], model(input_ids=ids).logits) > 1e-2
 
 

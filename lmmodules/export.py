@@ -1,0 +1,174 @@
+"""`lmm-export`: a checkpoint as a folder that transformers opens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lmmodules.command import missing_value, run_command
+from lmmodules.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmodules.data import Tokenizer
+    from lmmodules.objectives import Objective
+
+log = logging.getLogger(__name__)
+
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""What an export consists of, and all that one may be written over."""
+ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token", "mask": "mask_token"}
+"""Special tokens by role, here and in transformers."""
+
+
+def main() -> None:
+    """Console script."""
+    run_command(export, "export")
+
+
+def export(config: DictConfig) -> None:
+    """Write a checkpoint for transformers, and tell which classes open it.
+
+    Args:
+        config: Composed from `conf/export.yaml`.
+    """
+    for key in ("checkpoint", "output"):
+        if config[key] is None:
+            raise InputError(missing_value(key))
+    name = export_checkpoint(config.checkpoint, config.output, overwrite=bool(config.overwrite))
+    print(f"{config.output}: transformers opens it with {name}.from_pretrained and AutoTokenizer.from_pretrained")
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> str:
+    """Write the network and the tokenizer of a checkpoint as a folder that transformers opens.
+
+    Logits are the same to what float32 leaves of them, and so are the ids of a text; special tokens that stand in the
+    text are read as such there, and never here. The folder is written whole or not at all.
+
+    Args:
+        checkpoint: A checkpoint, or the directory of a run.
+        output: The folder; it must not exist unless `overwrite` is set.
+        overwrite: Replace an export that lies there.
+
+    Returns:
+        The name of the class that opens it.
+
+    Raises:
+        InputError: When the checkpoint cannot be read, the folder is taken, or no family of transformers expresses
+            the network, naming what stands against it.
+    """
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+
+    output = Path(output)
+    _check_free(output, overwrite)
+    snapshot = read_checkpoint(checkpoint)[SNAPSHOT_KEY]
+    objective = load(checkpoint)
+    tokenizer = None if snapshot.get("tokenizer") is None else load_tokenizer(checkpoint)
+    length = snapshot.get("config", {}).get("data", {}).get("max_length")
+    with written_whole(output) as folder:
+        name = _write_network(folder, objective, tokenizer, length)
+        if tokenizer is None:
+            log.warning(f"`{checkpoint}` carries no tokenizer, so there is none in `{output}`")
+        else:
+            write_tokenizer(folder, tokenizer, objective.backbone.max_length or length)
+    return name
+
+
+def _write_network(folder: Path, objective: Objective, tokenizer: Tokenizer | None, length: int | None) -> str:
+    from lmmodules.models.heads import LanguageModelHead
+    from lmmodules.models.hugging_face_backbone import HuggingFaceBackbone
+    from lmmodules.models.hugging_face_export import save_for_transformers
+    from lmmodules.models.transformer import Transformer
+
+    backbone, head = objective.backbone, getattr(objective, "head", None)
+    if isinstance(backbone, HuggingFaceBackbone):
+        log.warning(f"the head of `{type(objective).__name__}` is left out: a wrapped model is exported as it is")
+        return backbone.save(folder)
+    if not isinstance(backbone, Transformer):
+        raise InputError(
+            f"`checkpoint` must hold a `Transformer` to be exported, but holds a {type(backbone).__name__}"
+        )
+    if not isinstance(head, LanguageModelHead):
+        log.warning(f"`{type(objective).__name__}` has no language-model head: the body alone is exported")
+        head = None
+    ids = {} if tokenizer is None else {role: tokenizer.id_of(role) for role in ROLES if tokenizer.has(role)}
+    return save_for_transformers(folder, backbone, head, token_ids=ids, max_length=length)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int | None) -> None:
+    """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
+
+    Args:
+        folder: An existing folder.
+        tokenizer: Ours.
+        max_length: Longest sequence, in tokens, that the model takes.
+    """
+    by_role = json.loads(tokenizer.to_json())["special_tokens"]
+    special_tokens = {theirs: by_role[ours] for ours, theirs in ROLES.items() if ours in by_role}
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **({} if max_length is None else {"model_max_length": max_length}),
+        **special_tokens,
+    }
+    tokenizer.save(folder / "tokenizer.json")
+    for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", special_tokens)):
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"`output` must be a folder, but `{output}` is a file")
+    foreign = sorted(path.name for path in output.iterdir() if path.name not in FILES)
+    if foreign:
+        raise InputError(f"`output` must not hold anything but an export, but `{output}` has `{foreign[0]}`")
+    if any(output.iterdir()) and not overwrite:
+        raise InputError(f"`output` must be a new folder, but `{output}` holds an export; use `overwrite=true`")
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name of another when all is written, and is gone when something fails.
+
+    Args:
+        output: The name to take; what is there is replaced.
+    """
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    former = output.with_name(f".{output.name}.former-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        if output.exists():
+            output.rename(former)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if former.exists() and not output.exists():
+            former.rename(output)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
