@@ -7,6 +7,7 @@ original token at t; for a causal model it is the token that follows, so the shi
 
 # No `from __future__ import annotations` here: a TypedDict could not tell its optional keys from the required.
 from collections.abc import Mapping
+from enum import IntEnum
 
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
@@ -32,10 +33,60 @@ class CausalBatch(TokenBatch):
     labels: Tensor  # (B, T) int64, IGNORED where nothing is predicted
 
 
+class Section(IntEnum):
+    """What a token is to a document whose middle was moved to its end."""
+
+    UNTOUCHED = 0  # of a document left in its order
+    PREFIX = 1
+    SUFFIX = 2
+    MIDDLE = 3
+    END = 4  # the end token behind a middle
+    SENTINEL = 5  # marks where a piece begins
+
+
+class FimBatch(CausalBatch):
+    """A causal batch in which some documents have their middle at their end."""
+
+    sections: Tensor  # (B, T) uint8, the `Section` of each label
+
+
 class MaskedBatch(TokenBatch):
     """A batch for masked language modelling: `labels[b, t]` is the original token at a selected position."""
 
     labels: Tensor  # (B, T) int64, IGNORED at positions that were not selected
+    next_sentence_labels: NotRequired[Tensor]  # (B,) int64, 0: the second segment follows the first, 1: a random one
+
+
+class DetectionBatch(MaskedBatch):
+    """A masked batch whose masked tokens a network fills in: what it writes is decided by `draws`."""
+
+    draws: Tensor  # (B, T) float32, uniform in [0, 1)
+
+
+class CorrectionBatch(DetectionBatch):
+    """Such a batch with a second view of each sample: a piece of the original text."""
+
+    crop_ids: Tensor  # (B, C) int64
+    crop_attention_mask: NotRequired[Tensor]  # (B, C), 1 = attend; absent when every position is a token
+    crop_document_ids: NotRequired[Tensor]  # (B, C), positions attend only within their own document
+
+
+class LabelledBatch(TokenBatch):
+    """Sequences with a class each: `labels[b]` is that of the whole of sequence b."""
+
+    labels: Tensor  # (B,) int64, IGNORED for a sequence that does not count
+
+
+class ScoredBatch(TokenBatch):
+    """Sequences with a score each."""
+
+    labels: Tensor  # (B,) float32, NaN for a sequence that does not count
+
+
+class ChoiceBatch(TokenBatch):
+    """Questions with C options each, every one a sequence: `input_ids` and masks are (B, C, T)."""
+
+    labels: Tensor  # (B,) int64, which option is right; IGNORED for a question that does not count
 
 
 def check_batch(batch: Mapping[str, object], contract: type, consumer: str) -> None:

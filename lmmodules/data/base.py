@@ -47,6 +47,8 @@ class DataModule(L.LightningDataModule, ABC):
         seed: Of the order of samples and of everything random about them.
         shuffle: False trains on the samples in their own order.
         pin_memory: Put batches where a GPU can copy them from while it computes.
+        batch_tokens: Fill batches by tokens instead: so many on each device, padding not counted, and whole samples.
+            Batches are then as long as their longest sample.
 
     Raises:
         InputError: When an argument is out of range.
@@ -63,13 +65,17 @@ class DataModule(L.LightningDataModule, ABC):
         seed: int = 0,
         shuffle: bool = True,
         pin_memory: bool = False,
+        batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         check_count("max_length", max_length, least=2)
         check_count("batch_size", batch_size, least=1)
+        if batch_tokens is not None:
+            check_count("batch_tokens", batch_tokens, least=max_length)
         check_count("num_workers", num_workers, least=0)
         self.max_length = max_length
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.num_workers = num_workers
         self.seed = seed
         self.shuffle = shuffle
@@ -99,6 +105,11 @@ class DataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """The data in a few facts, for a table."""
+
+    @property
+    def objective_settings(self) -> dict[str, Any]:
+        """Arguments of the objective that only the data knows, such as its classes."""
+        return {}
 
     def baseline(self) -> Baseline | None:
         """The loss on the validation samples that takes no learning; `None` where there is no such thing."""
@@ -144,6 +155,7 @@ class DataModule(L.LightningDataModule, ABC):
         return ResumableLoader(
             self.train_samples,
             batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
             seed=self.seed,
             shuffle=self.shuffle,
             num_workers=self.num_workers,
@@ -158,6 +170,7 @@ class DataModule(L.LightningDataModule, ABC):
             self._validation_loader = ValidationLoader(
                 self.validation_samples,
                 batch_size=self.batch_size,
+                batch_tokens=self.batch_tokens,
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
             )

@@ -14,7 +14,8 @@ from lmmodules.data.cache import default_cache_dir
 from lmmodules.data.causal import NextToken
 from lmmodules.data.corpora import Corpus
 from lmmodules.data.packing import Packing, StreamPacking
-from lmmodules.data.samples import Samples
+from lmmodules.data.recipe import TokenizerRecipe
+from lmmodules.data.samples import Samples, check_parts
 from lmmodules.data.store import TokenStore
 from lmmodules.data.text_files import PathLike, text_corpus
 from lmmodules.data.tokenization import TRAIN, VALIDATION, prepare_stores, prepare_tokenizer
@@ -50,6 +51,8 @@ class CorpusDataModule(DataModule):
         document_mask: Keep documents in one block from seeing each other.
         shuffle: False trains on the samples in the order of the corpus.
         pin_memory: Put batches where a GPU can copy them from while it computes.
+        batch_tokens: Fill batches by tokens instead: so many on each device, padding not counted, and whole samples.
+            Batches are then as long as their longest sample.
 
     Attributes:
         tokenizer: The tokenizer; while a recipe was given and `prepare` has not run, asking for it is an error.
@@ -63,7 +66,7 @@ class CorpusDataModule(DataModule):
     def __init__(
         self,
         corpus: Corpus | None = None,
-        tokenizer: Tokenizer | ByteLevelBPE | None = None,
+        tokenizer: Tokenizer | TokenizerRecipe | None = None,
         transform: Transform | None = None,
         packing: Packing | None = None,
         *,
@@ -81,6 +84,7 @@ class CorpusDataModule(DataModule):
         document_mask: bool = False,
         shuffle: bool = True,
         pin_memory: bool = False,
+        batch_tokens: int | None = None,
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -89,6 +93,7 @@ class CorpusDataModule(DataModule):
             seed=seed,
             shuffle=shuffle,
             pin_memory=pin_memory,
+            batch_tokens=batch_tokens,
         )
         if not 0 <= validation_fraction <= 1:
             raise InputError(f"`data.validation_fraction` must be between 0 and 1, but is {validation_fraction}")
@@ -101,8 +106,12 @@ class CorpusDataModule(DataModule):
         self.validation_corpus = validation_corpus
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
         self.document_mask = document_mask
-        self._recipe = tokenizer if isinstance(tokenizer, ByteLevelBPE) else ByteLevelBPE()
-        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        check_parts(self.packing, self.transform, document_mask=document_mask)
+        if isinstance(tokenizer, Tokenizer):
+            self._tokenizer = tokenizer
+        self._recipe: TokenizerRecipe = ByteLevelBPE()
+        if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+            self._recipe = tokenizer
 
     def prepare(self) -> Self:
         """Make the tokenizer and the tokens unless they exist, and open them. Any process may call it at any time.
@@ -215,4 +224,5 @@ class CorpusDataModule(DataModule):
             max_length=self.max_length,
             seed=seed,
             document_mask=self.document_mask,
+            trim_padding=self.batch_tokens is not None,
         )

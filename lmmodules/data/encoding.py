@@ -31,15 +31,17 @@ class Piece:
         num_bytes: Their size in UTF-8.
         ends_document: Whether it is the last part.
         document_hash: 64 bits of the content of the whole document.
+        ends_line: Whether it is the end of a line, where documents are taken line by line.
     """
 
     text: str
     num_bytes: int
     ends_document: bool
     document_hash: int
+    ends_line: bool = False
 
 
-def pieces(documents: Iterable[str]) -> Iterator[Piece]:
+def pieces(documents: Iterable[str], *, by_line: bool = False) -> Iterator[Piece]:
     """Cut long documents where cutting does not change the tokens.
 
     Empty documents are left out. Without white space in reach a piece is cut at its full length, and the two tokens
@@ -48,6 +50,8 @@ def pieces(documents: Iterable[str]) -> Iterator[Piece]:
 
     Args:
         documents: Texts.
+        by_line: Make every line a piece of its own, for tokenizers that would drop the line breaks. Blank lines are
+            left out.
     """
     for document in documents:
         if not document:
@@ -58,15 +62,23 @@ def pieces(documents: Iterable[str]) -> Iterator[Piece]:
             document = document.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             encoded = document.encode()
         document_hash = int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-        if len(document) <= PIECE_CHARACTERS:
-            yield Piece(document, len(encoded), True, document_hash)
-            continue
-        start = 0
-        while start < len(document):
-            end = _end_of_piece(document, start)
-            text = document[start:end]
-            yield Piece(text, len(text.encode()), end == len(document), document_hash)
-            start = end
+        if by_line:
+            lines = [line for line in document.split("\n") if line.strip()] or [""]
+            for number, line in enumerate(lines, start=1):
+                for text, is_end in _cut(line):
+                    yield Piece(text, len(text.encode()), is_end and number == len(lines), document_hash, is_end)
+        else:
+            for text, is_end in _cut(document):
+                yield Piece(text, len(text.encode()), is_end, document_hash)
+
+
+def _cut(text: str) -> Iterator[tuple[str, bool]]:
+    """Parts of a text, and whether each is the last."""
+    start, end = 0, -1
+    while end < len(text):
+        end = _end_of_piece(text, start)
+        yield text[start:end], end == len(text)
+        start = end
 
 
 def _end_of_piece(document: str, start: int) -> int:
@@ -78,7 +90,7 @@ def _end_of_piece(document: str, start: int) -> int:
 
 
 def encode(
-    documents: Iterable[str], tokenizer: Tokenizer, dtype: npt.DTypeLike
+    documents: Iterable[str], tokenizer: Tokenizer, dtype: npt.DTypeLike, *, by_line: bool = False
 ) -> Iterator[tuple[Piece, npt.NDArray[np.integer]]]:
     """Encode documents piece by piece, many pieces in parallel.
 
@@ -86,13 +98,14 @@ def encode(
         documents: Texts.
         tokenizer: Turns them into ids.
         dtype: Type of the ids.
+        by_line: See `pieces`.
 
     Yields:
         Each piece with its ids, in order.
     """
     batch: list[Piece] = []
     size = 0
-    for piece in pieces(documents):
+    for piece in pieces(documents, by_line=by_line):
         batch.append(piece)
         size += len(piece.text)
         if size >= BATCH_CHARACTERS:

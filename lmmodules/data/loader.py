@@ -2,7 +2,8 @@
 
 Global batch k of the training stream holds the positions ``[k * G, (k + 1) * G)``, where G is the batch size of all
 ranks together, and rank r takes the r-th contiguous part of it. The stream never ends and drops nothing: an epoch
-that is no multiple of G ends within a batch, and the next one begins there.
+that is no multiple of G ends within a batch, and the next one begins there. Where batches are filled by tokens
+instead (`token_budget.py`), only their borders differ.
 """
 
 from __future__ import annotations
@@ -12,79 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
+from lmmodules.data.batch_keys import TrainingKeys, TrainingTokenKeys, ValidationKeys, ValidationTokenKeys
 from lmmodules.data.order import SampleOrder
-from lmmodules.data.randomness import Int64Array
-from lmmodules.data.samples import Keys, SampleSource
+from lmmodules.data.samples import SampleSource
+from lmmodules.data.token_budget import TokenBudget
 from lmmodules.errors import InputError
 
 _T = TypeVar("_T")
-_BATCHES_AT_ONCE = 256
-
-
-class _TrainingKeys(Sampler[Keys]):
-    """The keys of one rank's batches, pass after pass.
-
-    It knows nothing of the loader that it is part of: workers are only shut down in time if no cycle of references
-    leaves that to the garbage collector.
-    """
-
-    def __init__(self, order: SampleOrder, batch_size: int) -> None:
-        if batch_size < 1:
-            raise InputError(f"`data.batch_size` must be positive, but is {batch_size}")
-        self.order = order
-        self.batch_size = batch_size
-        self.rank, self.world_size = 0, 1
-        self.samples_seen = 0
-
-    @property
-    def global_batch_size(self) -> int:
-        return self.batch_size * self.world_size
-
-    def __len__(self) -> int:
-        num_samples = self.order.num_samples
-        if num_samples < self.global_batch_size:
-            fitting = num_samples // self.world_size
-            remedy = f"use `data.batch_size={fitting}`" if fitting else "use a smaller `data.max_length`"
-            raise InputError(
-                f"a corpus must fill at least one batch ({self.batch_size} samples on each of {self.world_size} "
-                f"ranks), but this one makes {num_samples} samples; {remedy} or more text"
-            )
-        return num_samples // self.global_batch_size
-
-    def __iter__(self) -> Iterator[Keys]:
-        num_batches = len(self)
-        start = self.samples_seen + self.rank * self.batch_size
-        for first in range(0, num_batches, _BATCHES_AT_ONCE):
-            # Many batches at once, because a permutation costs as many numpy calls for one sample as for thousands.
-            batches = np.arange(first, min(first + _BATCHES_AT_ONCE, num_batches))
-            positions = start + batches[:, None] * self.global_batch_size + np.arange(self.batch_size)
-            epochs, indices = self.look_up(positions.ravel())
-            yield from zip(epochs.reshape(positions.shape), indices.reshape(positions.shape), strict=True)
-
-    def look_up(self, positions: Int64Array) -> Keys:
-        return self.order(positions)
-
-
-class _ValidationKeys(_TrainingKeys):
-    """The keys of one rank's part of all samples, filled up with -1 to whole batches."""
-
-    def __len__(self) -> int:
-        return -(-self.order.num_samples // self.global_batch_size)
-
-    def look_up(self, positions: Int64Array) -> Keys:
-        _, indices = self.order(positions % self.order.num_samples)
-        return np.zeros_like(indices), np.where(positions < self.order.num_samples, indices, -1)
 
 
 class _BatchLoader:
     """What training and validation share: a rank's keys, fetched here or by workers."""
 
-    def __init__(self, samples: SampleSource, keys: _TrainingKeys, num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, samples: SampleSource, keys: TrainingKeys, num_workers: int, pin_memory: bool) -> None:
         if num_workers < 0:
             raise InputError(f"`data.num_workers` must not be negative, but is {num_workers}")
         self.samples = samples
@@ -119,11 +64,6 @@ class _BatchLoader:
         """
         self._keys.rank, self._keys.world_size = rank, world_size
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of one batch on all ranks together."""
-        return self._keys.global_batch_size
-
     def __len__(self) -> int:
         return len(self._keys)
 
@@ -149,10 +89,12 @@ class ResumableLoader(_BatchLoader):
         shuffle: False goes through the samples as they lie in the store.
         num_workers: Processes that prepare batches ahead; 0 prepares them here.
         pin_memory: Put batches where a GPU can copy them from while it computes.
+        batch_tokens: Fill a batch with samples of so many tokens, whatever `batch_size` is; see `TokenBudget`.
+        order: The stream, where it is not the plain one of `seed` and `shuffle`.
 
     Raises:
-        InputError: When `batch_size` or `num_workers` is out of range; on the first pass, when the corpus is smaller
-            than one global batch.
+        InputError: When `batch_size`, `batch_tokens` or `num_workers` is out of range; on the first pass, when the
+            corpus is smaller than one global batch.
     """
 
     def __init__(
@@ -164,8 +106,15 @@ class ResumableLoader(_BatchLoader):
         shuffle: bool = True,
         num_workers: int = 0,
         pin_memory: bool = False,
+        batch_tokens: int | None = None,
+        order: SampleOrder | None = None,
     ) -> None:
-        keys = _TrainingKeys(SampleOrder(len(samples), seed, shuffle), batch_size)
+        order = order or SampleOrder(len(samples), seed, shuffle)
+        keys = (
+            TrainingKeys(order, batch_size)
+            if batch_tokens is None
+            else TrainingTokenKeys(order, TokenBudget(samples, batch_tokens))
+        )
         super().__init__(samples, keys, num_workers, pin_memory)
 
     @property
@@ -174,8 +123,8 @@ class ResumableLoader(_BatchLoader):
         return self._keys.samples_seen
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in super().__iter__():
-            self._keys.samples_seen += self.global_batch_size
+        for batch, num_samples in zip(super().__iter__(), self._keys.global_sizes(), strict=False):
+            self._keys.samples_seen += num_samples
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -214,15 +163,27 @@ class ValidationLoader(_BatchLoader):
         batch_size: Samples per batch on this rank.
         num_workers: Processes that prepare batches ahead; 0 prepares them here.
         pin_memory: Put batches where a GPU can copy them from while it computes.
+        batch_tokens: Fill a batch with samples of so many tokens, whatever `batch_size` is; see `TokenBudget`.
 
     Raises:
-        InputError: When `batch_size` or `num_workers` is out of range.
+        InputError: When `batch_size`, `batch_tokens` or `num_workers` is out of range.
     """
 
     def __init__(
-        self, samples: SampleSource, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+        self,
+        samples: SampleSource,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        batch_tokens: int | None = None,
     ) -> None:
-        keys = _ValidationKeys(SampleOrder(len(samples), seed=0), batch_size)
+        order = SampleOrder(len(samples), seed=0)
+        keys = (
+            ValidationKeys(order, batch_size)
+            if batch_tokens is None
+            else ValidationTokenKeys(order, TokenBudget(samples, batch_tokens))
+        )
         super().__init__(samples, keys, num_workers, pin_memory)
 
 

@@ -13,21 +13,20 @@ from typing_extensions import Self
 
 from lmmodules.batch import IGNORED, MaskedBatch
 from lmmodules.data.randomness import GOLDEN_GAMMA, Int64Array, SampleKeys, UInt64Array, mix, unit_interval
+from lmmodules.data.selection import Candidates, ProbabilisticRounding, SelectionRule
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.data.transform import Blocks, Transform
 from lmmodules.errors import InputError
 
-_EXCLUDED = np.uint64(2**64 - 1)
 _FATE = np.uint64(0xD1B54A32D192ED03)
 
 
 class Masking(Transform):
     """Select positions, replace most of them by `<mask>`, and ask for the original tokens.
 
-    Of the L candidates of a sample, ``floor(mask_probability * L + u)`` are selected without replacement, where u is
-    uniform in [0, 1): the expected share is exact, and a sample of 512 tokens has 76 or 77 selected. A selected token
-    becomes `<mask>`, or with `random_probability` a uniformly drawn token, or with `keep_probability` stays as it is.
-    Every sample begins with `<s>`.
+    How many positions are selected is for `selection` to say: as released for RoBERTa, a sample of 512 tokens has 76
+    or 77. A selected token becomes `<mask>`, or with `random_probability` a uniformly drawn token, or with
+    `keep_probability` stays as it is. Every sample begins with `<s>`.
 
     Args:
         mask_probability: Share of the positions that is selected.
@@ -35,25 +34,30 @@ class Masking(Transform):
         keep_probability: Chance that a selected token is left unchanged.
         whole_word: Select words instead of tokens; all pieces of a word share one fate, and the pieces of a
             randomised word are drawn independently.
-        mask_special_tokens: Whether `<s>` and `</s>` can be selected too, as in the released code.
+        mask_special_tokens: Whether `<s>` and `</s>` can be selected too, as RoBERTa's released code has it and BERT's
+            has not.
+        random_special_tokens: Whether random tokens are drawn from the whole vocabulary, as in BERT's code; False
+            leaves out `<s>`, `<pad>`, `</s>` and `<unk>`, as in RoBERTa's.
         num_static_masks: None draws a new mask in every epoch; n repeats the masks after n epochs (n = 1 is a corpus
             masked once and for all, n = 10 is the paper's static baseline).
+        selection: How many positions are selected; None is `ProbabilisticRounding`.
 
     Raises:
         InputError: When a probability lies outside of [0, 1].
 
     Source:
-        RoBERTa (Liu et al. 2019), sections 2.3 and 4.1; fairseq, `data/mask_tokens_dataset.py`.
+        RoBERTa (Liu et al. 2019), sections 2.3 and 4.1; fairseq, `data/mask_tokens_dataset.py`; google-research/bert,
+        `create_pretraining_data.py`.
 
     Differences:
-        Random tokens are drawn from all ids but `<s>`, `<pad>`, `</s>` and `<unk>`, as there. The draws themselves
-        are a hash of (seed, epoch, index), where fairseq seeds a generator by a float modulus with many collisions.
+        Draws are a hash of (seed, epoch, index), where fairseq seeds a generator by a float modulus, with collisions.
         With `whole_word`, a line break or a tab begins a word just as a space does; and with
         `mask_special_tokens=False` a token that follows a special token begins a word, so that nothing is glued to
         what can not be selected.
     """
 
     batch_type: ClassVar[type] = MaskedBatch
+    takes_pairs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -63,7 +67,9 @@ class Masking(Transform):
         keep_probability: float = 0.1,
         whole_word: bool = False,
         mask_special_tokens: bool = True,
+        random_special_tokens: bool = False,
         num_static_masks: int | None = None,
+        selection: SelectionRule | None = None,
     ) -> None:
         if not 0 < mask_probability <= 1:
             raise InputError(f"`mask_probability` must be above 0 and at most 1, but is {mask_probability}")
@@ -81,7 +87,9 @@ class Masking(Transform):
         self.keep_probability = keep_probability
         self.whole_word = whole_word
         self.mask_special_tokens = mask_special_tokens
+        self.random_special_tokens = random_special_tokens
         self.num_static_masks = num_static_masks
+        self.selection = selection or ProbabilisticRounding()
         self._bos_id = self._mask_id = -1
         self._random_ids: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._is_special: npt.NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
@@ -91,7 +99,8 @@ class Masking(Transform):
         """Look up `<s>`, `<mask>`, the tokens to draw from and, for whole words, where words begin."""
         bound = copy.copy(self)
         bound._bos_id, bound._mask_id = tokenizer.bos_id, tokenizer.mask_id
-        never_drawn = [tokenizer.id_of(role) for role in ("bos", "pad", "eos", "unk") if tokenizer.has(role)]
+        roles = () if self.random_special_tokens else ("bos", "pad", "eos", "unk")
+        never_drawn = [tokenizer.id_of(role) for role in roles if tokenizer.has(role)]
         bound._random_ids = np.setdiff1d(np.arange(tokenizer.vocab_size), never_drawn)
         bound._is_special = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         bound._is_special[tokenizer.special_ids] = True
@@ -113,75 +122,71 @@ class Masking(Transform):
         tokens[:, 1:] = blocks.tokens
         attention_mask = blocks.attention_mask(prefix=1)
 
-        selected, draws = self._select(tokens, attention_mask, keys)
-        flat = np.flatnonzero(selected)
-        labels = np.full_like(tokens, IGNORED)
-        labels.ravel()[flat] = tokens.ravel()[flat]
-        tokens.ravel()[flat] = self._corrupt(tokens.ravel()[flat], draws.ravel()[flat], flat % tokens.shape[1])
+        places, draws = self._select(tokens, attention_mask, keys)
+        flat_tokens = tokens.reshape(-1)
+        originals = flat_tokens[places]
+        labels = np.full(flat_tokens.shape, IGNORED)
+        labels[places] = originals
+        flat_tokens[places] = self._corrupted(originals, draws, places, num_tokens + 1)
 
-        batch = {"input_ids": torch.from_numpy(tokens), "labels": torch.from_numpy(labels)}
+        batch = {"input_ids": tokens, "labels": labels.reshape(tokens.shape)}
         if attention_mask is not None:
-            batch["attention_mask"] = torch.from_numpy(attention_mask)
-        if blocks.document_ids is not None:
-            # <s> belongs to the document it stands before.
-            ids = np.concatenate([blocks.document_ids[:, :1], blocks.document_ids], axis=1)
-            batch["document_ids"] = torch.from_numpy(ids)
-        return batch
+            batch["attention_mask"] = attention_mask
+        for name in ("document_ids", "token_type_ids"):
+            ids = getattr(blocks, name)
+            if ids is not None:  # <s> belongs to the document and the segment it stands before
+                batch[name] = np.concatenate([ids[:, :1], ids], axis=1)
+        if blocks.next_sentence_labels is not None:
+            batch["next_sentence_labels"] = blocks.next_sentence_labels
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def _select(
         self, tokens: Int64Array, attention_mask: Int64Array | None, keys: SampleKeys
-    ) -> tuple[npt.NDArray[np.bool_], UInt64Array]:
-        """Choose the positions: (B, T) bool, and the draw that decided each, (B, T)."""
-        candidates = None if attention_mask is None else attention_mask == 1
+    ) -> tuple[Int64Array, UInt64Array]:
+        """Choose positions: their places in the flattened (B, T) batch, and the draw that decided each, both (M,)."""
+        num_rows, length = tokens.shape
+        attended = None if attention_mask is None else attention_mask == 1
+        eligible = attended
         if not self.mask_special_tokens:
             ordinary = ~self._is_special[tokens]
-            candidates = ordinary if candidates is None else candidates & ordinary
+            eligible = ordinary if attended is None else attended & ordinary
         if not self.whole_word:
-            draws = keys.bits("masking/positions", tokens.shape[1])
-            return self._smallest(draws, candidates, keys), draws
+            draws = keys.bits("masking/positions", length)
+            num_positions = np.full(num_rows, length) if attended is None else np.count_nonzero(attended, axis=1)
+            chosen = self.selection.select(Candidates(draws, eligible, num_positions, keys), self.mask_probability)
+            places = np.flatnonzero(chosen)
+            return places, draws.reshape(-1)[places]
 
         starts = self._word_starts[tokens]
         if not self.mask_special_tokens:
             starts[:, 1:] |= self._is_special[tokens[:, :-1]]
         starts[:, 0] = True
-        words = np.cumsum(starts, axis=1) - 1  # (B, T) number of the word that a token belongs to
-        num_words = int(words[:, -1].max()) + 1
-        eligible = np.zeros((len(tokens), num_words), dtype=np.bool_)
-        rows = np.broadcast_to(np.arange(len(tokens))[:, None], words.shape)
-        inside = slice(None) if candidates is None else candidates
-        eligible[rows[inside], words[inside]] = True
-        word_draws = keys.bits("masking/positions", num_words)
-        chosen = self._smallest(word_draws, eligible, keys)
-        selected = np.take_along_axis(chosen, words, axis=1)
-        if candidates is not None:
-            selected &= candidates
-        return selected, np.take_along_axis(word_draws, words, axis=1)
+        words: Int64Array = np.cumsum(starts, axis=1)  # (B, T) number of the word that a token belongs to, from 1
+        num_words = np.count_nonzero(starts if attended is None else starts & attended, axis=1)
+        most = int(words[:, -1].max())
+        words += np.arange(num_rows)[:, None] * most - 1  # now its place in a flattened (B, W)
+        may_be_chosen = np.arange(most) < num_words[:, None]
+        if eligible is not None:
+            may_be_chosen = np.zeros((num_rows, most), dtype=np.bool_)
+            may_be_chosen.reshape(-1)[words[eligible]] = True
+        draws = keys.bits("masking/positions", most)
+        chosen = self.selection.select(Candidates(draws, may_be_chosen, num_words, keys), self.mask_probability)
+        selected = chosen.reshape(-1)[words]
+        if eligible is not None:
+            selected &= eligible
+        places = np.flatnonzero(selected)
+        return places, draws.reshape(-1)[words.reshape(-1)[places]]
 
-    def _smallest(
-        self, draws: UInt64Array, candidates: npt.NDArray[np.bool_] | None, keys: SampleKeys
-    ) -> npt.NDArray[np.bool_]:
-        """Select the candidates with the smallest draws: a sample without replacement of exactly the wanted size."""
-        if candidates is None:
-            num_candidates: Int64Array = np.full(len(draws), draws.shape[1])
-            ranked = np.sort(draws, axis=1)
-        else:
-            num_candidates = candidates.sum(axis=1)
-            draws = np.where(candidates, draws, _EXCLUDED)
-            ranked = np.sort(draws, axis=1)
-        rounding = keys.uniform("masking/count", 1)[:, 0]
-        counts = np.floor(self.mask_probability * num_candidates + rounding).astype(np.int64)
-        last = ranked[np.arange(len(draws)), np.maximum(counts - 1, 0)]
-        selected: npt.NDArray[np.bool_] = draws <= np.where(counts > 0, last, np.uint64(0))[:, None]
-        return selected
-
-    def _corrupt(self, originals: Int64Array, draws: UInt64Array, columns: Int64Array) -> Int64Array:
+    def _corrupted(self, originals: Int64Array, draws: UInt64Array, places: Int64Array, length: int) -> Int64Array:
         """What stands at the selected positions, (M,); equal draws (pieces of one word) share the kind of change."""
         fates = unit_interval(mix(draws + _FATE))
-        corrupted = np.full_like(originals, self._mask_id)
-        kept = fates < self.keep_probability
+        corrupted = np.full(originals.shape, self._mask_id)
+        spared = np.flatnonzero(fates < self.keep_probability + self.random_probability)
+        is_kept = fates[spared] < self.keep_probability
+        kept, randomised = spared[is_kept], spared[~is_kept]
         corrupted[kept] = originals[kept]
-        randomised = ~kept & (fates < self.keep_probability + self.random_probability)
-        places = columns[randomised].astype(np.uint64) + np.uint64(1)
-        choice = unit_interval(mix(mix(draws[randomised]) + places * GOLDEN_GAMMA)) * len(self._random_ids)
+        columns = (places[randomised] % length).astype(np.uint64)
+        steps = (columns + np.uint64(1)) * GOLDEN_GAMMA
+        choice = unit_interval(mix(mix(draws[randomised]) + steps)) * len(self._random_ids)
         corrupted[randomised] = self._random_ids[choice.astype(np.int64)]
         return corrupted

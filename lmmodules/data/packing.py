@@ -7,16 +7,17 @@ arithmetic are computed when asked for; the others are two integers per sample.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lmmodules.data.randomness import Int64Array
+from lmmodules.data.sentences import sentence_ends
 from lmmodules.data.store import TokenStore
 from lmmodules.data.tokenizer import Tokenizer
+from lmmodules.data.transform import Blocks, TokenArray
 from lmmodules.errors import InputError
-
-_SCANNED_AT_ONCE = 4 * 1024 * 1024
 
 
 class Windows(ABC):
@@ -45,12 +46,58 @@ class Windows(ABC):
             Starts and ends, both (B,) int64, with ``ends - starts <= length``.
         """
 
+    def sizes(self, indices: Int64Array) -> Int64Array:
+        """How many tokens the blocks of samples hold, (B,) int64.
+
+        Args:
+            indices: (B,) samples.
+        """
+        starts, ends = self.spans(indices)
+        return ends - starts
+
+    def read(self, tokens: TokenArray, indices: Int64Array, *, pad_id: int, trim: bool = False) -> Blocks:
+        """The blocks of samples.
+
+        Args:
+            tokens: (N,) those of the store.
+            indices: (B,) samples.
+            pad_id: What short blocks are filled up with.
+            trim: Make blocks as long as the longest of them, and not as long as a full one.
+        """
+        starts, ends = self.spans(indices)
+        sizes = ends - starts
+        length = trimmed_length(sizes, self.length) if trim else self.length
+        if (sizes == length).all():
+            return Blocks(
+                np.concatenate([tokens[start : start + length] for start in starts.tolist()]).reshape(-1, length)
+            )
+        places = starts[:, None] + np.arange(length)
+        block = tokens[np.minimum(places, len(tokens) - 1)]
+        block[places >= ends[:, None]] = pad_id
+        return Blocks(block, sizes)
+
+
+def trimmed_length(sizes: Int64Array, length: int) -> int:
+    """Tokens of the longest block of a batch; at least two, without which nothing is left to predict.
+
+    Args:
+        sizes: (B,) tokens of the blocks.
+        length: Tokens of a full block.
+    """
+    return min(length, max(2, int(sizes.max())))
+
 
 class Packing(ABC):
-    """A rule that divides a token store into samples."""
+    """A rule that divides a token store into samples.
+
+    Attributes:
+        makes_pairs: Whether a sample is two segments with a `</s>` behind each.
+    """
+
+    makes_pairs: ClassVar[bool] = False
 
     @abstractmethod
-    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int) -> Windows:
+    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
         """Divide a store.
 
         Args:
@@ -59,6 +106,7 @@ class Packing(ABC):
             length: Tokens of a block.
             stride: Tokens from the start of one block to the start of the next, where a text is cut; less than
                 `length` by the tokens that neighbours share.
+            seed: Of what a packing draws at random, if it does.
         """
 
 
@@ -68,7 +116,7 @@ class StreamPacking(Packing):
     Every token is used; only the very last block can be short.
     """
 
-    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int) -> Windows:
+    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
         """One text: the corpus."""
         return _CutTexts(np.array([0, len(store)], dtype=np.int64), length, stride)
 
@@ -86,7 +134,7 @@ class DocumentPacking(Packing):
     def __init__(self, split_long: bool = True) -> None:
         self.split_long = split_long
 
-    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int) -> Windows:
+    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
         """As many texts as documents."""
         windows = _CutTexts(np.asarray(store.offsets), length, stride)
         if windows.num_split and not self.split_long:
@@ -118,7 +166,7 @@ class SentencePacking(Packing):
     def __init__(self, cross_documents: bool = True) -> None:
         self.cross_documents = cross_documents
 
-    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int) -> Windows:
+    def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
         """Find the lines, fill the blocks, and cut what is too long."""
         ends, separators = sentence_ends(store, tokenizer)
         sizes = np.diff(ends, prepend=0)
@@ -164,32 +212,6 @@ class _FilledBlocks(Windows):
 
     def spans(self, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
         return self._starts[indices], self._ends[indices]
-
-
-def sentence_ends(store: TokenStore, tokenizer: Tokenizer) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
-    """Find the sentences of a store: lines with their line break, and each `</s>` on its own.
-
-    Args:
-        store: The tokens.
-        tokenizer: Tells which tokens hold a line break.
-
-    Returns:
-        Ends of the sentences (S,) int64, and whether each is a `</s>` that separates documents, (S,) bool.
-
-    Raises:
-        InputError: When the tokenizer does not keep line breaks.
-    """
-    line_ends, eos_id = tokenizer.line_ends, tokenizer.eos_id
-    found: list[Int64Array] = []
-    for start in range(0, len(store), _SCANNED_AT_ONCE):
-        tokens = store.tokens[start : start + _SCANNED_AT_ONCE]
-        is_eos = tokens == eos_id
-        ends = np.flatnonzero(line_ends[tokens] | is_eos) + start + 1
-        # The line before </s> ends there too, with or without a line break of its own.
-        found.append(np.union1d(ends, np.flatnonzero(is_eos) + start))
-    ends = np.unique(np.concatenate([*found, [len(store)]]))
-    ends = ends[ends > 0]
-    return ends, np.asarray(store.tokens[ends - 1] == eos_id)
 
 
 def fill_blocks(

@@ -1,7 +1,8 @@
 """The token store: a corpus as one long array of token ids on disk, mapped into memory and never loaded.
 
 A store is a directory with `tokens.bin` (uint16 or uint32, little endian), `documents.bin` (int64 offsets, one more
-than documents) and `store.json`, which says what the other two must be. `</s>` ends every document.
+than documents) and `store.json`, which says what the others must be. `</s>` ends every document. Where tokens do not
+tell the lines of the text, `sentences.bin` does: int64, where each line ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError
 
 FORMAT = 1
-_HEADER, _TOKENS, _DOCUMENTS = "store.json", "tokens.bin", "documents.bin"
+_HEADER, _TOKENS, _DOCUMENTS, _SENTENCES = "store.json", "tokens.bin", "documents.bin", "sentences.bin"
 _COUNTED_AT_ONCE = 4 * 1024 * 1024
 
 
@@ -43,6 +44,7 @@ class StoreHeader:
         corpus: Fingerprint of the corpus.
         notes: What was left out of the corpus, in sentences.
         format: Version of this layout.
+        num_sentences: Length of `sentences.bin`; None where there is none.
     """
 
     num_tokens: int
@@ -52,10 +54,15 @@ class StoreHeader:
     corpus: str
     notes: list[str] = field(default_factory=list)
     format: int = FORMAT
+    num_sentences: int | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What is written: the fields that say something."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def checksum(self) -> str:
-        """A hash of all fields, 16 hexadecimal digits."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=8).hexdigest()
+        """A hash of all that is written, 16 hexadecimal digits."""
+        return hashlib.blake2b(json.dumps(self.content(), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 class TokenStore:
@@ -78,6 +85,8 @@ class TokenStore:
         self.dtype = token_dtype(self.header.vocab_size)
         self._check_size(_TOKENS, self.header.num_tokens * self.dtype.itemsize)
         self._check_size(_DOCUMENTS, (self.header.num_documents + 1) * 8)
+        if self.header.num_sentences is not None:
+            self._check_size(_SENTENCES, self.header.num_sentences * 8)
         if tokenizer is not None and tokenizer.fingerprint() != self.header.tokenizer:
             raise InputError(
                 f"the token store `{self.path}` must be read with the tokenizer that wrote it "
@@ -86,12 +95,14 @@ class TokenStore:
             )
         self._tokens: npt.NDArray[Any] | None = None
         self._offsets: Int64Array | None = None
+        self._sentences: Int64Array | None = None
 
     @property
     def tokens(self) -> npt.NDArray[Any]:
         """(N,) all token ids, a read-only memory map."""
         if self._tokens is None:
-            self._tokens = np.memmap(self.path / _TOKENS, dtype=self.dtype, mode="r")
+            # A plain array over the map: slicing one costs a tenth of slicing a `memmap`.
+            self._tokens = np.asarray(np.memmap(self.path / _TOKENS, dtype=self.dtype, mode="r"))
         return self._tokens
 
     @property
@@ -101,12 +112,22 @@ class TokenStore:
             self._offsets = np.memmap(self.path / _DOCUMENTS, dtype="<i8", mode="r")
         return self._offsets
 
+    @property
+    def sentences(self) -> Int64Array | None:
+        """(sentences,) int64 where each line ends, a read-only memory map; None where the tokens themselves tell."""
+        if self._sentences is None and self.header.num_sentences is not None:
+            empty = self.header.num_sentences == 0  # of which there is no map
+            self._sentences = (
+                np.empty(0, dtype=np.int64) if empty else np.memmap(self.path / _SENTENCES, dtype="<i8", mode="r")
+            )
+        return self._sentences
+
     def __len__(self) -> int:
         return self.header.num_tokens
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map would carry the whole corpus.
-        return {**self.__dict__, "_tokens": None, "_offsets": None}
+        return {**self.__dict__, "_tokens": None, "_offsets": None, "_sentences": None}
 
     def unigram_entropy(self) -> float:
         """Entropy of the frequencies of the tokens, in nats: the loss of the best model that ignores the context."""
@@ -150,9 +171,10 @@ class TokenStoreWriter:
         path: The directory; it is created.
         vocab_size: Ids of the tokenizer.
         eos_id: The token that ends every document.
+        marks_lines: Keep where lines end beside the tokens, which do not tell.
     """
 
-    def __init__(self, path: Path, vocab_size: int, eos_id: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, eos_id: int, marks_lines: bool = False) -> None:
         self.path = path
         self.vocab_size = vocab_size
         self.eos = np.array([eos_id], dtype=token_dtype(vocab_size))
@@ -162,16 +184,24 @@ class TokenStoreWriter:
         self._tokens: BinaryIO = (path / _TOKENS).open("wb")
         self._offsets: BinaryIO = (path / _DOCUMENTS).open("wb")
         self._offsets.write(np.zeros(1, dtype="<i8").tobytes())
+        self._sentences: BinaryIO | None = (path / _SENTENCES).open("wb") if marks_lines else None
+        self.num_sentences = 0
+        self._line_start = 0
 
-    def append(self, ids: npt.NDArray[Any], *, ends_document: bool) -> None:
+    def append(self, ids: npt.NDArray[Any], *, ends_document: bool, ends_line: bool = False) -> None:
         """Add tokens to the current document.
 
         Args:
             ids: (n,) token ids in the type of the store.
             ends_document: Whether to put `</s>` behind them.
+            ends_line: Whether the line ends with them. A line without any token is none.
         """
         self._tokens.write(ids.tobytes())
         self.num_tokens += len(ids)
+        if ends_line and self._sentences is not None and self.num_tokens > self._line_start:
+            self._sentences.write(np.array([self.num_tokens], dtype="<i8").tobytes())
+            self.num_sentences += 1
+            self._line_start = self.num_tokens
         if ends_document:
             self._tokens.write(self.eos.tobytes())
             self.num_tokens += 1
@@ -180,6 +210,7 @@ class TokenStoreWriter:
     def end_document(self) -> None:
         """Let the next token begin a document."""
         self.num_documents += 1
+        self._line_start = self.num_tokens
         self._offsets.write(np.array([self.num_tokens], dtype="<i8").tobytes())
 
     def finish(self, tokenizer: str, corpus: str, notes: list[str]) -> None:
@@ -190,12 +221,20 @@ class TokenStoreWriter:
             corpus: Fingerprint of the corpus.
             notes: What was left out of the corpus, in sentences.
         """
-        for part in (self._tokens, self._offsets):
+        for part in self._files():
             part.flush()
             os.fsync(part.fileno())
         self.close()
-        header = StoreHeader(self.num_tokens, self.num_documents, self.vocab_size, tokenizer, corpus, notes)
-        content = {**asdict(header), "checksum": header.checksum()}
+        header = StoreHeader(
+            self.num_tokens,
+            self.num_documents,
+            self.vocab_size,
+            tokenizer,
+            corpus,
+            notes,
+            num_sentences=None if self._sentences is None else self.num_sentences,
+        )
+        content = {**header.content(), "checksum": header.checksum()}
         with (self.path / _HEADER).open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.flush()
@@ -203,8 +242,11 @@ class TokenStoreWriter:
 
     def close(self) -> None:
         """Close the files; without `finish` they are no store."""
-        self._tokens.close()
-        self._offsets.close()
+        for part in self._files():
+            part.close()
+
+    def _files(self) -> list[BinaryIO]:
+        return [part for part in (self._tokens, self._offsets, self._sentences) if part is not None]
 
     def __enter__(self) -> Self:
         return self

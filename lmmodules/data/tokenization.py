@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from lmmodules.data.byte_level_bpe import ByteLevelBPE
+from lmmodules.data import vocabulary
 from lmmodules.data.cache import make_once
 from lmmodules.data.corpora import Corpus
 from lmmodules.data.encoding import encode
+from lmmodules.data.recipe import TokenizerRecipe
 from lmmodules.data.store import FORMAT, TokenStore, TokenStoreWriter, token_dtype
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError
@@ -26,7 +27,7 @@ TRAIN, VALIDATION, TOKENIZER = "train", "validation", "tokenizer.json"
 _COPIED_AT_ONCE = 4 * 1024 * 1024
 
 
-def prepare_tokenizer(cache_dir: Path, corpus: Corpus, recipe: ByteLevelBPE) -> Tokenizer:
+def prepare_tokenizer(cache_dir: Path, corpus: Corpus, recipe: TokenizerRecipe) -> Tokenizer:
     """Train a tokenizer, or open the one that was trained on the same text by the same recipe.
 
     Args:
@@ -82,8 +83,10 @@ def prepare_stores(
             logger.warning(note)
 
     held_out = validation_fraction if validation_corpus is None else validation_corpus.fingerprint()
-    key = repr((FORMAT, corpus.fingerprint(), tokenizer.fingerprint(), held_out))
-    return make_once(cache_dir / "tokens" / hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), write)
+    key: tuple[object, ...] = (FORMAT, corpus.fingerprint(), tokenizer.fingerprint(), held_out)
+    if not vocabulary.keeps_line_breaks(tokenizer.backend):
+        key = (*key, "with the ends of lines")
+    return make_once(cache_dir / "tokens" / hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest(), write)
 
 
 def write_stores(
@@ -99,6 +102,9 @@ def write_stores(
     A document is held out by a hash of its content, so equal documents stay on one side, and documents that are added
     to a corpus move no others. Where that leaves one side without any document (a corpus of one or few), the
     documents are not divided, and the end of their tokens is held out instead.
+
+    With a tokenizer that drops line breaks, text is encoded line by line, and the ends of lines are kept beside the
+    tokens.
 
     Args:
         path: Directory to write; it must not exist.
@@ -126,14 +132,15 @@ def write_stores(
 def _write(path: Path, shares: dict[str, float], corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Write one store or two; a store that no document fell into is left without its header."""
     eos_id, vocab_size = tokenizer.eos_id, tokenizer.vocab_size
-    writers = {name: TokenStoreWriter(path / name, vocab_size, eos_id) for name in shares}
+    by_line = not vocabulary.keeps_line_breaks(tokenizer.backend)
+    writers = {name: TokenStoreWriter(path / name, vocab_size, eos_id, by_line) for name in shares}
     try:
         with _progress(corpus) as progress:
-            for piece, ids in encode(corpus.documents(), tokenizer, token_dtype(vocab_size)):
+            for piece, ids in encode(corpus.documents(), tokenizer, token_dtype(vocab_size), by_line=by_line):
                 name = next(iter(shares))
                 if len(shares) == 2 and piece.document_hash < shares[VALIDATION] * 2**64:
                     name = VALIDATION
-                writers[name].append(ids, ends_document=piece.ends_document)
+                writers[name].append(ids, ends_document=piece.ends_document, ends_line=piece.ends_line)
                 progress(piece.num_bytes)
         written = {name: writer for name, writer in writers.items() if writer.num_documents}
         if not written:
@@ -167,15 +174,26 @@ def _hold_out_end(path: Path, tokenizer: Tokenizer, empty: str, validation_fract
     note = f"too few documents to hold any out: the last {num_held_out} tokens are for validation"
     for name, start, end in ((TRAIN, 0, border), (VALIDATION, border, len(store))):
         inside = store.offsets[(store.offsets > start) & (store.offsets < end)]
-        with TokenStoreWriter(path / name, store.header.vocab_size, tokenizer.eos_id) as writer:
+        marks_lines = store.sentences is not None
+        with TokenStoreWriter(path / name, store.header.vocab_size, tokenizer.eos_id, marks_lines) as writer:
             for begin, stop in pairwise([start, *inside.tolist(), end]):
-                for first in range(begin, stop, _COPIED_AT_ONCE):
-                    writer.append(store.tokens[first : min(first + _COPIED_AT_ONCE, stop)], ends_document=False)
+                for first, last, ends_line in _parts(store, begin, stop):
+                    writer.append(store.tokens[first:last], ends_document=False, ends_line=ends_line)
                 writer.end_document()
             writer.finish(store.header.tokenizer, store.header.corpus, [*store.header.notes, note])
     for file in undivided.iterdir():
         file.unlink()
     undivided.rmdir()
+
+
+def _parts(store: TokenStore, begin: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+    """A document in parts that are short enough to copy, and whether each ends a line."""
+    sentences = store.sentences
+    lines = [] if sentences is None else sentences[(sentences > begin) & (sentences < stop)].tolist()
+    ends = set(lines)
+    borders = sorted({*range(begin, stop, _COPIED_AT_ONCE), *lines, stop})
+    for first, last in pairwise(borders):
+        yield first, last, last in ends
 
 
 class _Bar:

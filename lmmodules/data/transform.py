@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from typing_extensions import Self
 from lmmodules.batch import IGNORED
 from lmmodules.data.randomness import Int64Array, SampleKeys
 from lmmodules.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lmmodules.data.packing import Windows
+    from lmmodules.data.store import TokenStore
 
 TokenArray = npt.NDArray[Any]
 """Token ids in the type of the store, uint16 or uint32."""
@@ -27,11 +31,16 @@ class Blocks:
         tokens: (B, L) token ids; short blocks are padded at the right.
         lengths: (B,) tokens that each block really has, or None when every block is full.
         document_ids: (B, L) number of the document within its block, or None when documents may see each other.
+        token_type_ids: (B, L) 0 in the first segment of a pair and 1 in the second, or None.
+        next_sentence_labels: (B,) 0 where the second segment follows the first in the text and 1 where it is a random
+            one, or None.
     """
 
     tokens: TokenArray
     lengths: Int64Array | None = None
     document_ids: Int64Array | None = None
+    token_type_ids: Int64Array | None = None
+    next_sentence_labels: Int64Array | None = None
 
     def attention_mask(self, prefix: int = 0) -> Int64Array | None:
         """Ones at tokens and zeros at padding, (B, prefix + L), or None when nothing is padded.
@@ -53,9 +62,12 @@ class Transform(ABC):
 
     Attributes:
         batch_type: The `TypedDict` of `lmmodules.batch` that the transform yields.
+        takes_pairs: Whether it can make a batch of sentence pairs, that is, passes on `token_type_ids` and
+            `next_sentence_labels`.
     """
 
     batch_type: ClassVar[type]
+    takes_pairs: ClassVar[bool] = False
 
     def bind(self, tokenizer: Tokenizer) -> Self:
         """Return this transform with the token ids it needs looked up.
@@ -65,6 +77,15 @@ class Transform(ABC):
 
         Raises:
             InputError: When the tokenizer lacks a special token that the transform needs.
+        """
+        return self
+
+    def attach(self, store: TokenStore, windows: Windows) -> Self:
+        """Return this transform with the corpus at hand, for one that reads more of it than the blocks it is given.
+
+        Args:
+            store: The tokens that blocks are read from.
+            windows: Where the blocks lie.
         """
         return self
 
@@ -81,7 +102,7 @@ class Transform(ABC):
         """Make the batch.
 
         Args:
-            blocks: B blocks of `block_length(max_length)` tokens.
+            blocks: B blocks of `block_length(max_length)` tokens, or fewer where padding was trimmed.
             keys: Identity of the B samples.
         """
 
@@ -92,4 +113,6 @@ class Transform(ABC):
             batch: A batch that this transform made.
             rows: The rows that are not to count.
         """
-        batch["labels"][rows] = IGNORED
+        for name in ("labels", "next_sentence_labels"):
+            if name in batch:
+                batch[name][rows] = IGNORED

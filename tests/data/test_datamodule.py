@@ -17,6 +17,7 @@ from lmmodules.data import (
     DocumentPacking,
     Masking,
     NextToken,
+    SegmentPairs,
     SentencePacking,
     TextFiles,
     Tokenizer,
@@ -224,8 +225,30 @@ def test_the_strategy_says_who_sees_what(make: Callable) -> None:
     whole = make(batch_size=8).train_dataloader()
     ours = next(iter(data.train_dataloader()))["input_ids"]
     assert ours.tolist() == next(iter(whole))["input_ids"][4:].tolist()
-    assert data.val_dataloader().global_batch_size == 8
+    assert (data.val_dataloader()._keys.rank, data.val_dataloader()._keys.world_size) == (1, 2)
 
 
 def test_it_is_a_lightning_data_module(make: Callable) -> None:
     assert isinstance(make(), L.LightningDataModule)
+
+
+def test_batches_are_filled_by_tokens(make: Callable) -> None:
+    data = make(packing=DocumentPacking(), transform=Masking(), max_length=64, batch_tokens=256)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        tokens = [int(batch["attention_mask"].sum()) if "attention_mask" in batch else 256 for batch in batches]
+        assert all(256 - 64 < count <= 256 for count in tokens[:-1])
+        assert len({batch["input_ids"].shape for batch in batches}) > 1
+    fixed = make(packing=DocumentPacking(), transform=Masking(), max_length=64)
+    assert {batch["input_ids"].shape for batch in fixed.train_dataloader()} == {(4, 64)}
+    with pytest.raises(InputError, match=r"`data.batch_tokens` must be a whole number, at least 64, but is 63"):
+        make(max_length=64, batch_tokens=63)
+
+
+def test_pairs_do_not_depend_on_the_seed_in_validation(make: Callable) -> None:
+    first, second = (make(seed=seed, transform=Masking(), packing=SegmentPairs(), max_length=64) for seed in (0, 1))
+    for a, b in zip(first.val_dataloader(), second.val_dataloader(), strict=True):
+        assert all((a[key] == b[key]).all() for key in a)
+    train = [data.train_samples[np.zeros(4, dtype=np.int64), np.arange(4)] for data in (first, second)]
+    assert (train[0]["input_ids"] != train[1]["input_ids"]).any()

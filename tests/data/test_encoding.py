@@ -70,3 +70,17 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer: Tokenizer, monkeypatch:
         return size
 
     assert peak(400) < 1.5 * peak(40)
+
+
+def test_documents_line_by_line(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = ["one two\n\n three\r\n", " \n\t\n", "", "four " * 19 + "\nfive"]
+    monkeypatch.setattr(encoding, "PIECE_CHARACTERS", 40)
+    found = list(pieces(documents, by_line=True))
+    assert [piece.text for piece in found][:3] == ["one two", " three\r", ""]
+    assert [piece.ends_line for piece in found] == [True, True, True, False, False, False, True, True]
+    assert [piece.ends_document for piece in found] == [False, True, True, False, False, False, False, True]
+    assert "".join(piece.text for piece in found[3:7]) == "four " * 19
+    assert not any(piece.ends_line for piece in pieces(documents))
+    assert [piece.document_hash for piece in pieces(documents) if piece.ends_document] == [
+        piece.document_hash for piece in found if piece.ends_document
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import tokenizers
 import torch
 
 from lmmodules.batch import IGNORED, MaskedBatch, check_batch
-from lmmodules.data import Blocks, Masking, SampleKeys, Tokenizer
+from lmmodules.data import BertRounding, Blocks, IndependentSelection, Masking, SampleKeys, Tokenizer, WordPiece
 from lmmodules.errors import InputError
 
 MASK = 299
@@ -232,3 +233,86 @@ def test_a_tokenizer_without_a_mask() -> None:
 def test_options_out_of_range(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Masking(**options)
+
+
+def test_random_tokens_can_come_from_the_whole_vocabulary(tokenizer: Tokenizer) -> None:
+    _, ids, labels = corrupt(tokenizer, 512, random_probability=1.0, keep_probability=0.0, random_special_tokens=True)
+    counts = np.bincount(ids[labels != IGNORED], minlength=300)
+    expected = counts.sum() / 300
+    assert counts[:4] == pytest.approx(np.full(4, expected), abs=5 * expected**0.5)
+    assert 299 - 5 * 598**0.5 < ((counts - expected) ** 2 / expected).sum() < 299 + 5 * 598**0.5
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_rules_of_selection_give_other_numbers(tokenizer: Tokenizer, whole_word: bool) -> None:
+    def spread(**options: Any) -> set[int]:
+        labels = corrupt(tokenizer, 128, number=400, whole_word=whole_word, mask_special_tokens=False, **options)[2]
+        assert (labels[:, [0, -1]] == IGNORED).all()
+        # Words are few here, and rounding to the nearest is far from exact on average.
+        assert (labels != IGNORED).mean() == pytest.approx(0.15, abs=0.06 if whole_word else 0.01)
+        return set((labels != IGNORED).sum(axis=1).tolist())
+
+    bert, independent = spread(selection=BertRounding()), spread(selection=IndependentSelection())
+    assert len(independent) > 15
+    if not whole_word:
+        assert spread() == {18, 19}  # 0.15 * 126 = 18.9
+        assert bert == {19}  # 0.15 * 128 = 19.2
+    few = corrupt(tokenizer, 128, number=50, whole_word=whole_word, selection=BertRounding(max_predictions=1))[2]
+    assert (few != IGNORED).sum() <= 50 * (20 if whole_word else 1)
+    if not whole_word:
+        assert ((few != IGNORED).sum(axis=1) == 1).all()
+
+
+def test_rounding_counts_the_tokens_and_not_the_padding(tokenizer: Tokenizer) -> None:
+    tokens = np.full((2, 99), 7, dtype=np.uint16)
+    keys = SampleKeys(0, np.zeros(2, dtype=np.int64), np.arange(2))
+    blocks = Blocks(tokens, lengths=np.array([39, 99]))
+    for whole_word in (False, True):
+        masking = Masking(selection=BertRounding(), mask_special_tokens=False, whole_word=whole_word).bind(tokenizer)
+        labels = masking(blocks, keys)["labels"]
+        expected = [1 * 39, 1 * 99] if whole_word else [6, 15]  # 0.15 of 40 and 100; without a space, one word
+        assert (labels != IGNORED).sum(dim=1).tolist() == expected
+
+
+def test_whole_words_of_word_pieces_share_their_fate(corpus_of: Callable) -> None:
+    texts = ["unbelievable believers never believed unbelievers", "disbelieving believable neverland"] * 30
+    pieces = WordPiece(50).train(corpus_of(texts))
+    ids = pieces.encode(" ".join(texts))[:100]
+    tokens = np.array([ids] * 2000, dtype=np.uint16)
+    keys = SampleKeys(0, np.zeros(2000, dtype=np.int64), np.arange(2000))
+    batch = Masking(whole_word=True, mask_special_tokens=False).bind(pieces)(Blocks(tokens), keys)
+    selected, inputs = (batch["labels"] != IGNORED).numpy(), batch["input_ids"].numpy()
+    spelt = [str(pieces.backend.id_to_token(token)) for token in ids]
+    words = np.cumsum([True, *(not piece.startswith("##") for piece in spelt)]) - 1
+    assert 0 < sum(piece.startswith("##") for piece in spelt) < 80
+    original = np.array([pieces.bos_id, *ids])
+    masked = kept = several = total = 0
+    for word in range(1, words.max() + 1):
+        inside = words == word
+        assert (selected[:, inside].all(axis=1) == selected[:, inside].any(axis=1)).all()
+        rows = inputs[selected[:, inside][:, 0]][:, inside]
+        total += len(rows)
+        all_masked = (rows == pieces.mask_id).all(axis=1)
+        all_kept = (rows == original[inside]).all(axis=1)
+        masked, kept = masked + all_masked.sum(), kept + all_kept.sum()
+        others = rows[~all_masked & ~all_kept]
+        several += len(others)
+        if inside.sum() > 4:
+            assert ((others != original[inside]) & (others != pieces.mask_id)).sum() > 0.9 * others.size
+    assert masked / total == pytest.approx(0.8, abs=0.02)
+    assert kept / total == pytest.approx(0.1, abs=0.02)
+    assert several / total == pytest.approx(0.1, abs=0.02)
+    words_per_row = words.max() * 0.15
+    assert total / 2000 == pytest.approx(words_per_row, abs=0.1)
+
+
+def test_segments_and_labels_are_passed_on(tokenizer: Tokenizer) -> None:
+    tokens = np.array([[5, 2, 6, 2]], dtype=np.uint16)
+    keys = SampleKeys(0, np.zeros(1, dtype=int), np.zeros(1, dtype=int))
+    blocks = Blocks(tokens, token_type_ids=np.array([[0, 0, 1, 1]]), next_sentence_labels=np.array([1]))
+    batch = Masking().bind(tokenizer)(blocks, keys)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
+    assert batch["next_sentence_labels"].tolist() == [1]
+    check_batch(batch, MaskedBatch, "test")
+    Masking().ignore(batch, np.array([0]))
+    assert batch["next_sentence_labels"].tolist() == [IGNORED]

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lmmodules.data import DocumentPacking, SentencePacking, StreamPacking, Tokenizer, TokenStore
-from lmmodules.data import packing as packing_module
-from lmmodules.data.packing import Windows, fill_blocks, sentence_ends
+from lmmodules.data import DocumentPacking, SentencePacking, StreamPacking, Tokenizer, TokenStore, WordPiece
+from lmmodules.data.packing import Windows, fill_blocks
+from lmmodules.data.sentences import sentence_ends
+from lmmodules.data.tokenization import write_stores
 from lmmodules.errors import InputError
 
 # Sentence sizes and blocks of ten tokens, worked out with fairseq's rules; a size of 1 is a blank line.
@@ -71,25 +73,6 @@ def line_store(store_of: Callable, tokenizer: Tokenizer, documents: list[str]) -
     return store_of([tokenizer.encode(text) for text in documents])
 
 
-@pytest.mark.parametrize("scanned_at_once", [3, 10**6])
-def test_sentences_are_lines(
-    store_of: Callable, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, scanned_at_once: int
-) -> None:
-    monkeypatch.setattr(packing_module, "_SCANNED_AT_ONCE", scanned_at_once)
-    store = line_store(store_of, tokenizer, ["the cat\nsat on\n", "a mat", "\n", "while\n\nseven"])
-    ends, separators = sentence_ends(store, tokenizer)
-    edges = [0, *ends.tolist()]
-    texts = [tokenizer.decode(store.tokens[a:b]) for a, b in itertools.pairwise(edges)]
-    found = [text for text, separator in zip(texts, separators, strict=True) if not separator]
-    assert found in (
-        ["the cat\n", "sat on\n", "a mat", "\n", "while\n\n", "seven"],
-        ["the cat\n", "sat on\n", "a mat", "\n", "while\n", "\n", "seven"],
-    )
-    assert separators.sum() == 4
-    assert (store.tokens[ends[separators] - 1] == tokenizer.eos_id).all()
-    assert ends[-1] == len(store)
-
-
 def test_full_sentences_cover_the_corpus_and_break_no_line_that_fits(
     store_of: Callable, tokenizer: Tokenizer, prose: Callable
 ) -> None:
@@ -123,3 +106,23 @@ def test_a_sentence_longer_than_the_block_is_cut(store_of: Callable, tokenizer: 
     assert [a[1] for a in found[:-1]] == [b[0] for b in found[1:]]
     assert max(end - start for start, end in found) == 16
     assert found[-1][1] == len(store)
+
+
+@pytest.mark.parametrize("cross_documents", [True, False])
+def test_word_pieces_are_packed_by_line(
+    tmp_path: Path, corpus_of: Callable, prose: Callable, cross_documents: bool
+) -> None:
+    texts = prose(40)
+    tokenizer = WordPiece(90).train(corpus_of(texts))
+    write_stores(tmp_path / "out", corpus_of(texts), tokenizer)
+    store = TokenStore(tmp_path / "out" / "train", tokenizer)
+    windows = SentencePacking(cross_documents).windows(store, tokenizer, length=64, stride=64)
+    lines = {tuple(tokenizer.encode(line)) for text in texts for line in text.splitlines()}
+    ends = {0, *sentence_ends(store, tokenizer)[0].tolist()}
+    assert windows.num_split == 0
+    for start, end in spans(windows):
+        assert {start, end} <= ends
+        assert cross_documents or tokenizer.eos_id not in store.tokens[start:end]
+    first_start, first_end = spans(windows)[0]
+    first = [0, *sorted(end for end in ends if first_start < end <= first_end)]
+    assert all(tuple(store.tokens[a:b].tolist()) in lines for a, b in itertools.pairwise(first))

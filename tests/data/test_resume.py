@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lmmodules.data import ByteLevelBPE, CorpusDataModule, Masking
+from lmmodules.data import ByteLevelBPE, CorpusDataModule, Masking, SentencePairs
 from lmmodules.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -106,6 +106,23 @@ def test_a_run_can_go_on_with_another_batch_size(run: Callable, tmp_path: Path) 
     resumed, _ = run(18, tmp_path / "kept" / "step=4.ckpt", batch_size=2)
     expected = [token for batch in whole.seen[4:] for token in batch]
     assert [token for batch in resumed.seen for token in batch] == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_of_token_batches_is_resumed(run: Callable, tmp_path: Path, num_workers: int) -> None:
+    options: dict[str, Any] = {
+        "num_workers": num_workers,
+        "batch_tokens": 800,
+        "packing": SentencePairs(),
+        "estimate": True,
+    }
+    whole, data = run(20, save_every=1, **options)
+    per_pass = len(data.train_dataloader())
+    assert 4 < per_pass < 15  # so a run of 20 steps crosses an end
+    assert len({len(batch) for batch in whole.seen}) > 3
+    for step in (2, per_pass, per_pass + 1):
+        resumed, _ = run(20, tmp_path / "kept" / f"step={step}.ckpt", **options)
+        assert resumed.seen == whole.seen[step:]
 
 
 def test_accumulated_and_validated_runs_see_the_same_stream(run: Callable) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -103,3 +104,33 @@ def test_an_unfinished_store_is_none(tmp_path: Path) -> None:
         writer.append(np.array([5], dtype=np.uint16), ends_document=True)
     with pytest.raises(InputError, match="must be a token store"):
         TokenStore(tmp_path / "cut")
+
+
+def test_a_store_of_before_there_were_lines_is_still_one(store_of: Callable) -> None:
+    store = store_of([[5, 6], [7]])
+    header = store.path / "store.json"
+    content = json.loads(header.read_text())
+    assert "num_sentences" not in content
+    # What was hashed then: every field there was, in the order of their names.
+    fields = {name: value for name, value in content.items() if name != "checksum"}
+    hashed = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8).hexdigest()
+    assert content["checksum"] == hashed
+    assert sorted(fields) == ["corpus", "format", "notes", "num_documents", "num_tokens", "tokenizer", "vocab_size"]
+    assert store.sentences is None
+
+
+def test_ends_of_lines_are_kept_where_asked_for(tmp_path: Path) -> None:
+    dtype = token_dtype(300)
+    with TokenStoreWriter(tmp_path / "lines", 300, 2, marks_lines=True) as writer:
+        writer.append(np.array([5, 6], dtype=dtype), ends_line=True, ends_document=False)
+        writer.append(np.array([7], dtype=dtype), ends_line=True, ends_document=True)
+        writer.append(np.array([8, 9], dtype=dtype), ends_line=True, ends_document=True)
+        writer.finish("tokenizer", "corpus", [])
+    store = TokenStore(tmp_path / "lines")
+    assert store.sentences is not None
+    assert store.sentences.tolist() == [2, 3, 6]
+    assert store.tokens.tolist() == [5, 6, 7, 2, 8, 9, 2]
+    assert pickle.loads(pickle.dumps(store)).sentences.tolist() == [2, 3, 6]
+    (tmp_path / "lines" / "sentences.bin").write_bytes(b"\0" * 16)
+    with pytest.raises(InputError, match=r"sentences.bin` must have 24 bytes, but has 16: the token store is trunc"):
+        TokenStore(tmp_path / "lines")

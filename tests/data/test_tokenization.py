@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from lmmodules.data import ByteLevelBPE, TextFiles, Tokenizer, TokenStore
+from lmmodules.data import ByteLevelBPE, TextFiles, Tokenizer, TokenStore, WordPiece
 from lmmodules.data import store as store_module
+from lmmodules.data.store import FORMAT
 from lmmodules.data.tokenization import prepare_stores, prepare_tokenizer, write_stores
 from lmmodules.errors import InputError
 
@@ -172,8 +174,8 @@ def test_a_disk_that_fills_up_while_the_store_is_written(
 ) -> None:
     original = store_module.TokenStoreWriter.__init__
 
-    def on_full_disk(self: Any, path: Path, vocab_size: int, eos_id: int) -> None:
-        original(self, path, vocab_size, eos_id)
+    def on_full_disk(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
         self._tokens = FullDisk(self._tokens, room=5000)
 
     monkeypatch.setattr(store_module.TokenStoreWriter, "__init__", on_full_disk)
@@ -211,3 +213,18 @@ def test_two_processes_prepare_the_same_corpus_once(tmp_path: Path, prose: Calla
     said = finished[0][1] + finished[1][1]
     assert said.count("tokenising") == 1
     assert said.count("training a tokenizer") == 1
+
+
+def test_line_breaks_of_the_text_decide_what_is_kept(
+    tmp_path: Path, tokenizer: Tokenizer, corpus_of: Callable, prose: Callable
+) -> None:
+    corpus = corpus_of(prose(30))
+    pieces = WordPiece(90).train(corpus)
+    for given, kept in ((tokenizer, False), (pieces, True)):
+        path = prepare_stores(tmp_path, corpus, given, validation_fraction=0)
+        assert (TokenStore(path / "train").sentences is not None) is kept
+    # A store of the same text and tokenizer that was written before lines were kept lies elsewhere and is left alone.
+    key = repr((FORMAT, corpus.fingerprint(), pieces.fingerprint(), 0))
+    assert path.name != hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    key = repr((FORMAT, corpus.fingerprint(), tokenizer.fingerprint(), 0))
+    assert (tmp_path / "tokens" / hashlib.blake2b(key.encode(), digest_size=8).hexdigest()).is_dir()

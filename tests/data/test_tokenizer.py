@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmmodules.data import ByteLevelBPE, Tokenizer
+from lmmodules.data import ByteLevelBPE, Tokenizer, vocabulary
 from lmmodules.errors import InputError
 
 ODD_TEXTS = [
@@ -136,7 +136,7 @@ def test_line_ends(tokenizer: Tokenizer) -> None:
     for token in range(4, 299):
         assert tokenizer.line_ends[token] == ("\n" in tokenizer.decode([token]))
     pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    with pytest.raises(InputError, match=r"`packing=sentences` needs a tokenizer that keeps line breaks"):
+    with pytest.raises(InputError, match=r"takes a tokenizer that keeps line breaks, but this one has no"):
         _ = Tokenizer(pieces).line_ends
 
 
@@ -199,3 +199,32 @@ def test_a_long_corpus_is_sampled_evenly(corpus_of: Callable) -> None:
 
 def test_numpy_ids_are_decoded(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(np.array(tokenizer.encode("the cat"), dtype=np.uint16)) == "the cat"
+
+
+def test_which_tokenizers_keep_line_breaks(tokenizer: Tokenizer) -> None:
+    assert vocabulary.keeps_line_breaks(tokenizer.backend)
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    assert not vocabulary.keeps_line_breaks(pieces)
+    # A line break in the vocabulary is not enough: the normaliser may have made a space of it.
+    unigram = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("a", -1.0), ("b", -1.0), ("\n", -1.0)], 0)
+    )
+    assert vocabulary.keeps_line_breaks(unigram)
+    unigram.normalizer = tokenizers.normalizers.Replace("\n", " ")
+    assert not vocabulary.keeps_line_breaks(unigram)
+    fallback = tokenizers.Tokenizer(
+        tokenizers.models.BPE({"<unk>": 0, "a": 1, "b": 2, "<0x0A>": 3}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    assert vocabulary.keeps_line_breaks(fallback)
+
+
+def test_white_space(tokenizer: Tokenizer) -> None:
+    blank = vocabulary.white_space(tokenizer.backend, tokenizer.vocab_size)
+    for token in range(4, 299):
+        text = tokenizer.decode([token])
+        assert blank[token] == (text.isspace() and text[0] in " \t\n\v\f\r"), text
+    unigram = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([("<unk>", 0.0), ("▁▁", -1.0), ("▁a", -1.0), ("\n", -1.0), ("<0x0A>", -1.0)], 0)
+    )
+    assert vocabulary.white_space(unigram, 5).tolist() == [False, True, False, True, True]
