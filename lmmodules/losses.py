@@ -257,3 +257,176 @@ def _check_shapes(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor |
             f"`bias` must have one entry for each of the {weight.shape[0]} rows of `weight`, but has the shape "
             f"{tuple(bias.shape)}; leave it out for a projection without bias"
         )
+
+
+def linear_token_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, *, chunk_rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output projection and softmax cross-entropy of every row by itself, without ever holding `(N, V)`.
+
+    For losses that weigh rows differently. The logits of a chunk are computed again in the backward pass, because the
+    weights are known only there; where all rows weigh the same, `linear_cross_entropy` spares that.
+
+    Args:
+        hidden: `(N, D)` features.
+        weight: `(V, D)` output projection, usually the token embedding.
+        labels: `(N,)` target ids; every row has one.
+        bias: `(V,)` or none.
+        chunk_rows: Rows that share one product; chosen from the size of the vocabulary when left out.
+
+    Returns:
+        The cross-entropy of each row in nats, `(N,)` in float32 (float64 for float64 input), and whether its largest
+        logit is that of the label, `(N,)` bool.
+
+    Raises:
+        InputError: If the shapes do not fit together.
+    """
+    _check_shapes(hidden, weight, labels, bias)
+    chunk_rows = chunk_rows or _rows_per_chunk(weight.shape[0], hidden.device.type)
+    nats, hits = _LinearTokenCrossEntropy.apply(hidden, weight, bias, labels, chunk_rows)  # type: ignore[no-untyped-call]
+    return nats, hits
+
+
+class _LinearTokenCrossEntropy(torch.autograd.Function):
+    """`logsumexp(logits) - logits[label]` of each row, chunk by chunk, and its gradients from logits made again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_rows: int
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        sum_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        product_dtype = hidden.dtype
+        if torch.is_autocast_enabled(device) and sum_dtype == torch.float32:
+            product_dtype = torch.get_autocast_dtype(device)
+        nats = torch.empty(labels.shape, dtype=sum_dtype, device=hidden.device)
+        hits = torch.empty(labels.shape, dtype=torch.bool, device=hidden.device)
+        with torch.autocast(device, enabled=False):
+            projection = weight.to(product_dtype)
+            offset = None if bias is None else bias.to(product_dtype)
+            for start in range(0, len(labels), chunk_rows):
+                rows = slice(start, start + chunk_rows)
+                logits = F.linear(hidden[rows].to(product_dtype), projection, offset)
+                nats[rows] = F.cross_entropy(logits.to(sum_dtype), labels[rows], reduction="none")
+                hits[rows] = logits.argmax(-1) == labels[rows]
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        ctx.chunk_rows, ctx.product_dtype = chunk_rows, product_dtype
+        ctx.mark_non_differentiable(hits)
+        return nats, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nats: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=grad_nats.dtype, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros(len(weight), dtype=grad_nats.dtype, device=weight.device) if needs_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            projection = weight.to(ctx.product_dtype)
+            offset = None if bias is None else bias.to(ctx.product_dtype)
+            for start in range(0, len(labels), ctx.chunk_rows):
+                rows = slice(start, start + ctx.chunk_rows)
+                features, targets = hidden[rows].to(ctx.product_dtype), labels[rows, None]
+                softmax = torch.softmax(F.linear(features, projection, offset), dim=-1, dtype=grad_nats.dtype)
+                softmax.scatter_add_(1, targets, softmax.new_full(targets.shape, -1.0))
+                softmax *= grad_nats[rows, None]
+                grad_logits = softmax.to(ctx.product_dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = grad_logits @ projection
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ features
+                if grad_bias is not None:
+                    grad_bias += softmax.sum(dim=0)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def detection_cross_entropy(
+    logits: Tensor, originals: Tensor, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor | float]:
+    """Sums the binary cross-entropy of telling original tokens from replaced ones.
+
+    Args:
+        logits: `(N,)` of the probability that a token is the original.
+        originals: `(N,)` bool, whether it is.
+        counted: `(N,)` bool, which positions are tokens and not padding; all when left out.
+
+    Returns:
+        The sum in nats and the number of counted positions.
+    """
+    weight = None if counted is None else counted.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = _full_precision(logits)
+    total = F.binary_cross_entropy_with_logits(logits, originals.to(logits.dtype), weight=weight, reduction="sum")
+    return total, logits.numel() if counted is None else counted.sum()
+
+
+def weighted_correction(nats: Tensor, copy_logits: Tensor) -> Tensor:
+    """Cross-entropies times the probability that the token is not to be copied, which is held constant.
+
+    Args:
+        nats: `(M,)` cross-entropies of the original tokens under the language-model head.
+        copy_logits: `(M,)` logits of the copy head; no gradient goes there.
+
+    Returns:
+        The sum in nats.
+
+    Source:
+        Meng et al. 2021, COCO-LM, as the first author posted the loss in microsoft/COCO-LM, issue 2.
+    """
+    return (torch.sigmoid(-_full_precision(copy_logits.detach())) * nats).sum()
+
+
+def mixture_correction(nats: Tensor, copy_logits: Tensor, originals: Tensor) -> Tensor:
+    """Cross-entropy of the original tokens under the mixture of copying and writing, whose share is held constant.
+
+    `-log(p [the token is the original] + (1 - p) q)`, where p is the probability of copying and q that of the original
+    under the language-model head.
+
+    Args:
+        nats: `(M,)` cross-entropies `-log q`.
+        copy_logits: `(M,)` logits of the copy head; no gradient goes there.
+        originals: `(M,)` bool, whether the token that would be copied is the original.
+
+    Returns:
+        The sum in nats.
+
+    Source:
+        Meng et al. 2021, COCO-LM, section 3, corrective language modeling.
+    """
+    logits = _full_precision(copy_logits.detach())
+    copied = torch.where(originals, F.logsigmoid(logits), float("-inf"))
+    written = F.logsigmoid(-logits) - nats
+    return -torch.logaddexp(copied, written).sum()
+
+
+def contrastive_cross_entropy(
+    embeddings: Tensor, *, temperature: float = 1.0, keys: Tensor | None = None, start: int = 0
+) -> tuple[Tensor, int, Tensor]:
+    """Sums, over the rows, the cross-entropy of finding a row's partner among all others by their dot products.
+
+    Args:
+        embeddings: `(N, D)` of N / 2 pairs: the partner of row i is row i + N / 2, and the other way round.
+        temperature: Dot products are divided by it.
+        keys: `(K, D)` among which partners are sought, such as those of all ranks; the embeddings when left out.
+        start: Row of `keys` at which the embeddings themselves stand.
+
+    Returns:
+        The sum in nats, N, and the number of rows whose partner had the largest product (int64).
+
+    Source:
+        Chen et al. 2020, SimCLR, algorithm 1; Meng et al. 2021, COCO-LM, section 3, sequence contrastive learning.
+    """
+    keys = embeddings if keys is None else keys
+    own = torch.arange(len(embeddings), device=embeddings.device)
+    partners = start + (own + len(own) // 2) % max(len(own), 1)
+    logits = embeddings @ keys.T / temperature
+    is_self = torch.arange(len(keys), device=keys.device) == (start + own)[:, None]
+    logits = logits.masked_fill(is_self, float("-inf"))
+    hits = (logits.argmax(-1) == partners).sum() if len(own) else own.sum()
+    return F.cross_entropy(logits, partners, reduction="sum"), len(own), hits

@@ -2,7 +2,26 @@
 
 from lmmodules.objectives.base import Objective
 from lmmodules.objectives.causal_lm import CausalLM
+from lmmodules.objectives.classification import Classification
+from lmmodules.objectives.coco_lm import CocoLM
+from lmmodules.objectives.electra import ELECTRA
 from lmmodules.objectives.language_model import LanguageModel
 from lmmodules.objectives.masked_lm import MaskedLM
+from lmmodules.objectives.multiple_choice import MultipleChoice
+from lmmodules.objectives.regression import Regression
+from lmmodules.objectives.roberta import RoBERTa
+from lmmodules.objectives.sequence_objective import SequenceObjective
 
-__all__ = ["CausalLM", "LanguageModel", "MaskedLM", "Objective"]
+__all__ = [
+    "ELECTRA",
+    "CausalLM",
+    "Classification",
+    "CocoLM",
+    "LanguageModel",
+    "MaskedLM",
+    "MultipleChoice",
+    "Objective",
+    "Regression",
+    "RoBERTa",
+    "SequenceObjective",
+]

@@ -47,8 +47,8 @@ class Objective(L.LightningModule, ABC):
     needs_causal: ClassVar[bool | None] = None
     """Kind of backbone: causal, bidirectional, or `None` for either."""
     backbone: Backbone
-    perplexity_term: ClassVar[str] = "loss"
-    """The term, in nats per token, whose exponential is reported as perplexity."""
+    perplexity_term: str | None = "loss"
+    """The term, in nats per token, whose exponential is reported as perplexity; `None` where there is none."""
 
     def __init__(
         self,

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lmmodules.errors import InputError
+from lmmodules.evaluation import sandbox as module
+from lmmodules.evaluation.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
+
+
+@pytest.fixture(params=[True, False], ids=["namespaces", "process"])
+def sandbox(request, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    if request.param and not Sandbox().cuts_network:
+        pytest.skip("namespaces are not allowed here")
+    if not request.param:
+        monkeypatch.setattr(module, "_namespaces_work", lambda: False)
+    return Sandbox(timeout_seconds=20.0)
+
+
+def test_a_program_prints(sandbox: Sandbox) -> None:
+    run = sandbox.run("import sys\nprint(6 * 7, '\u4f60')\nprint('said', file=sys.stderr)\n")
+    assert (run.status, run.output, run.errors) == ("finished", "42 \u4f60\n", "said\n")
+    assert run.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "program", ["raise ValueError('no')", "import sys; sys.exit(3)", "import os; os.abort()", "def broken(:"]
+)
+def test_a_program_fails(sandbox: Sandbox, program: str) -> None:
+    assert sandbox.run(program).status == "failed"
+
+
+def test_a_program_that_does_not_end_is_ended() -> None:
+    began = time.monotonic()
+    assert Sandbox(timeout_seconds=1.0).run("while True: pass").status == "timeout"
+    assert Sandbox(timeout_seconds=1.0).run("import time; time.sleep(99)").status == "timeout"
+    assert time.monotonic() - began < 60
+
+
+def test_limits_can_not_be_raised(sandbox: Sandbox) -> None:
+    program = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))"
+    run = sandbox.run(program)
+    assert run.status == "failed" or os.geteuid() == 0
+
+
+def test_memory_is_limited() -> None:
+    small = Sandbox(timeout_seconds=20.0, memory_bytes=512 * 1024**2)
+    assert small.run("print(len(bytearray(2**20)))").output == "1048576\n"
+    run = small.run("bytearray(2**30)")
+    assert run.status == "failed"
+    assert "MemoryError" in run.errors
+
+
+def test_output_is_limited() -> None:
+    run = Sandbox(timeout_seconds=20.0, output_bytes=10_000).run("while True: print('x' * 99)")
+    assert run.status == "failed"
+    assert 9_000 < len(run.output) <= 10_000
+
+
+def test_nothing_of_the_parent_is_inside(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMM_SECRET", "secret")
+    program = "import os, sys\nprint(sorted(os.listdir()), 'LMM_SECRET' in os.environ, repr(sys.stdin.read()))"
+    assert sandbox.run(program).output == "['program.py'] False ''\n"
+
+
+def test_its_directory_is_removed(sandbox: Sandbox) -> None:
+    run = sandbox.run("import os\nopen('left.txt', 'w').write('x')\nprint(os.getcwd())")
+    assert run.status == "finished"
+    assert not Path(run.output.strip()).exists()
+
+
+def test_there_is_no_network() -> None:
+    if not Sandbox().cuts_network:
+        pytest.skip("namespaces are not allowed here")
+    program = """
+import socket
+listener = socket.socket()
+try:
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    socket.create_connection(listener.getsockname(), 5)
+    print("connected")
+except OSError as error:
+    print("refused")
+"""
+    assert Sandbox(timeout_seconds=20.0).run(program).output == "refused\n"
+
+
+def test_no_process_is_left_behind(sandbox: Sandbox, tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    program = f"""
+import os, time
+if os.fork() == 0:
+    time.sleep(1)
+    open({str(mark)!r}, "w").close()
+"""
+    assert sandbox.run(program).status == "finished"
+    time.sleep(1.5)
+    assert not mark.exists()
+
+
+def test_several_programs(sandbox: Sandbox) -> None:
+    runs = sandbox.run_all([f"print({number})" for number in range(5)])
+    assert [run.output for run in runs] == [f"{number}\n" for number in range(5)]
+
+
+def test_limits_must_be_positive() -> None:
+    with pytest.raises(InputError, match="`timeout_seconds` must be positive, but is 0"):
+        Sandbox(timeout_seconds=0)
