@@ -1,1 +1,1 @@
-"""Paired measurements: ours and something else, in alternation, in one run."""
+"""Paired measurements: ours and something else, in alternation, in one run; see `python -m benchmarks --help`."""

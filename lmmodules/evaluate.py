@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmmodules.command import missing_value, quiet_lightning, run_command
 from lmmodules.errors import InputError
 
 if TYPE_CHECKING:
-    from lmmodules.data import CorpusDataModule, Tokenizer
+    from lmmodules.data import CorpusDataModule, DataModule, Tokenizer
 
 
 def main() -> None:
@@ -31,35 +31,78 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """
     import lightning as L
     from hydra.core.hydra_config import HydraConfig
-    from rich.console import Console
-    from rich.table import Table
 
     from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
     from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+    from lmmodules.models.floating_point import flush_denormals
     from lmmodules.run_directory import write_json
 
     if config.checkpoint is None:
         raise InputError(missing_value("checkpoint"))
+    flush_denormals()
     directory = Path(HydraConfig.get().runtime.output_dir)
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
     objective = load(config.checkpoint, device=config.device)
     trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
-    data = evaluation_data(config, load_tokenizer(config.checkpoint), trained, objective.batch_type)
-    figures: dict[str, Any] = instantiate(config.evaluation, _convert_="all")(objective, data)
+    make_data = evaluation_data if "_target_" in config.data else checkpoint_data
+    data = make_data(config, load_tokenizer(config.checkpoint), trained, objective.batch_type)
+    evaluation = instantiate(config.evaluation, _convert_="all")
+    figures: dict[str, Any] = evaluation(objective, data)
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=str(config.checkpoint), title_justify="left")
+    print_figures(figures, str(config.checkpoint))
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "evaluation.json", {"checkpoint": str(config.checkpoint), **figures})
+    if hasattr(evaluation, "curves"):
+        draw(evaluation.curves(figures), directory / "evaluation.png")
+    return figures
+
+
+def print_figures(figures: dict[str, Any], title: str) -> None:
+    """Print figures as a table; what is a list of rows becomes a table of its own.
+
+    Args:
+        figures: As an evaluation returns them.
+        title: What was evaluated.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    def told(value: object) -> str:
+        return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+    console = Console()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     table.add_column(style="dim")
     table.add_column(justify="right")
     for name, value in figures.items():
-        table.add_row(
-            name,
-            f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
-        )
-    Console().print(table)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "evaluation.json", {"checkpoint": str(config.checkpoint), **figures})
-    return figures
+        if not isinstance(value, list):
+            table.add_row(name, told(value))
+    console.print(table)
+    for rows in figures.values():
+        if isinstance(rows, list) and rows:
+            several = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+            for column in rows[0]:
+                several.add_column(column.replace("_", " "), justify="right")
+            for row in rows:
+                several.add_row(*map(told, row.values()))
+            console.print(several)
+
+
+def draw(curves: dict[str, Any], path: Path) -> None:
+    """Draw curves over length, or say why there is no picture.
+
+    Args:
+        curves: Points by name.
+        path: The picture.
+    """
+    from lmmodules.plots import plot_lengths
+    from lmmodules.report import shown_path
+
+    try:
+        print(f"picture: {shown_path(plot_lengths(curves, path))}")
+    except InputError as error:  # without matplotlib
+        print(error)
 
 
 def evaluation_data(
@@ -76,8 +119,12 @@ def evaluation_data(
     Raises:
         InputError: When the transform does not make such batches.
     """
-    from lmmodules.batch import provides
+    from lmmodules.batch import ChoiceBatch, LabelledBatch, ScoredBatch, provides
 
+    if batch_type in (ChoiceBatch, LabelledBatch, ScoredBatch):
+        raise InputError(
+            "the checkpoint's objective answers rows and has no likelihood of text; use `evaluation=classification`"
+        )
     with open_dict(config):
         for part in ("transform", "packing"):
             if config[part] is None and part in trained:
@@ -94,6 +141,55 @@ def evaluation_data(
             "for masked ones"
         )
     return data.prepare()
+
+
+def checkpoint_data(config: DictConfig, tokenizer: Tokenizer, trained: dict[str, Any], batch_type: type) -> DataModule:
+    """The labelled rows a checkpoint was trained on, or others of their kind.
+
+    Args:
+        config: Composed from `conf/evaluate.yaml`, with `data=checkpoint`.
+        tokenizer: The checkpoint's.
+        trained: The configuration that the checkpoint was trained with.
+        batch_type: The batch that the checkpoint's objective reads.
+
+    Raises:
+        InputError: When the checkpoint was not trained on rows.
+    """
+    from lmmodules.batch import ChoiceBatch, LabelledBatch, ScoredBatch
+
+    if batch_type not in (ChoiceBatch, LabelledBatch, ScoredBatch):
+        raise InputError(
+            f"`evaluation=classification` needs a checkpoint of `objective=classification`, `regression` or "
+            f"`multiple_choice`, but this one's objective reads a `{batch_type.__name__}`; use `evaluation=perplexity`"
+        )
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config.data, resolve=True))
+    given = {name: value for name, value in plain.items() if value is not None}
+    node: dict[str, Any] = {**trained["data"], **given, "tokenizer": None}
+    refuse_foreign(node)
+    if "path" in given:  # all of it is scored
+        others = {"source": None, "validation_path": None, "validation_fraction": 1}
+        node |= {name: value for name, value in others.items() if name in node}
+    if "classes" in node:
+        node["classes"] = trained["objective"].get("classes")  # by number, in whatever order the new rows name them
+    data: DataModule = instantiate(node, tokenizer=tokenizer, _convert_="all")
+    return data.prepare()
+
+
+def refuse_foreign(node: Any) -> None:
+    """Refuse a configuration out of a checkpoint, which may come from anywhere, that names what is not ours.
+
+    Args:
+        node: Plain values.
+
+    Raises:
+        InputError: When it does.
+    """
+    if isinstance(node, dict):
+        target = str(node.get("_target_", "lmmodules.data"))
+        if not target.startswith("lmmodules.data"):
+            raise InputError(f"the checkpoint asks for `{target}` to read its data, which is not of `lmmodules.data`")
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        refuse_foreign(value)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,23 @@ def match_vocabulary(config: DictConfig, data: DataModule) -> None:
         )
 
 
+def match_objective(config: DictConfig, data: DataModule) -> None:
+    """Tell the objective what only the data knows, its classes say, or check that both agree.
+
+    Raises:
+        InputError: When they do not.
+    """
+    for name, value in data.objective_settings.items():
+        given = config.objective.get(name)
+        if given is None:
+            config.objective[name] = value
+        elif list(given) != value:
+            raise InputError(
+                f"`objective.{name}` must be that of the data, {value}, but is {list(given)}; "
+                f"use `objective.{name}=null`"
+            )
+
+
 def match_checkpoint(config: DictConfig, data: DataModule) -> None:
     """Compare the run with the checkpoint it is to go on from.
 
@@ -86,7 +103,7 @@ def match_checkpoint(config: DictConfig, data: DataModule) -> None:
     for part in ("model", "objective"):
         here = OmegaConf.to_container(config[part], resolve=True)
         assert isinstance(here, dict)
-        for key in here.keys() | snapshot[part].keys():
+        for key in (here.keys() | snapshot[part].keys()) - {"weights"}:  # where it began, which is no matter now
             if here.get(key) != snapshot[part].get(key):
                 raise InputError(
                     f"`{part}.{key}` must be {snapshot[part].get(key)}, as in `resume={config.resume}`, but is "

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from lmmodules.command import missing_value, run_command
 from lmmodules.errors import InputError
+
+if TYPE_CHECKING:
+    from lmmodules.data import Tokenizer
+    from lmmodules.objectives import LanguageModel
 
 UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that are no whole character yet."""
@@ -20,32 +25,50 @@ def main() -> None:
 
 
 def generate(config: DictConfig) -> list[str]:
-    """Write on from a prompt, showing the text as it comes.
+    """Write on from a prompt, or between a prefix and a suffix, showing the text as it comes.
 
     Args:
         config: Composed from `conf/generate.yaml`.
 
     Returns:
-        The continuations.
+        The continuations, or the middles.
     """
     from lmmodules.checkpoint import load, load_tokenizer
-    from lmmodules.evaluation.generation import generate as generate_tokens
     from lmmodules.objectives import LanguageModel
 
-    for key in ("checkpoint", "prompt"):
+    fills_in = config.prefix is not None or config.suffix is not None
+    if fills_in and config.prompt is not None:
+        raise InputError(
+            "`prompt` is written on from, `prefix` and `suffix` are written between: give one or the other"
+        )
+    for key in ("checkpoint",) if fills_in else ("checkpoint", "prompt"):
         if config[key] is None:
             raise InputError(missing_value(key))
+    if not isinstance(config.num_samples, int) or config.num_samples < 1:
+        raise InputError(f"`num_samples` must be a whole number, at least 1, but is {config.num_samples}")
     tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
     if not isinstance(objective, LanguageModel) or not objective.backbone.causal:
         raise InputError(
             f"`checkpoint` must hold a causal model to write text, but it holds a `{type(objective).__name__}`"
         )
+    return (fill_in if fills_in else write_on)(config, objective, tokenizer)
+
+
+def write_on(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[str]:
+    """Continue a prompt, sample by sample.
+
+    Args:
+        config: See `generate`.
+        objective: The checkpoint's.
+        tokenizer: The checkpoint's.
+    """
+    from lmmodules.evaluation.generation import generate as generate_tokens
+
     prompt = tokenizer.encode(str(config.prompt)) or [tokenizer.eos_id]
     continuations = []
     for sample in range(config.num_samples):
-        if config.num_samples > 1:
-            print(f"--- {sample + 1} of {config.num_samples}")
+        _announce(sample, config.num_samples)
         stream = TextStream(tokenizer.decode, str(config.prompt))
         written = generate_tokens(
             objective,
@@ -63,6 +86,61 @@ def generate(config: DictConfig) -> list[str]:
     return continuations
 
 
+def fill_in(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[str]:
+    """Write between a prefix and a suffix: one sample while it is written, several in one batch.
+
+    Args:
+        config: See `generate`.
+        objective: The checkpoint's.
+        tokenizer: The checkpoint's.
+
+    Raises:
+        InputError: When the checkpoint was not trained to fill in, or the suffix is longer than its context.
+    """
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import read_checkpoint
+    from lmmodules.data.fim_sentinels import Sentinels
+    from lmmodules.evaluation.infill import check_fills_in, infill_batch
+
+    check_fills_in(objective)
+    trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
+    transform = trained.get("transform", {})
+    if transform.get("fim_rate") == 0:
+        raise InputError(
+            "filling in needs a model that was trained to, but `checkpoint` was trained with `transform.fim_rate=0`; "
+            "train one with `objective=fim transform.fim_rate=0.5`"
+        )
+    names = [transform.get(f"{piece}_token", f"<fim_{piece}>") for piece in ("prefix", "suffix", "middle")]
+    prefix, suffix = str(config.prefix or ""), str(config.suffix or "")
+    stream = TextStream(tokenizer.decode, prefix, suffix) if config.num_samples == 1 else None
+    middles = infill_batch(
+        objective,
+        tokenizer,
+        [(prefix, suffix)] * config.num_samples,
+        order=config.order,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        seed=config.seed,
+        sentinels=Sentinels.of(tokenizer, *names),
+        max_length=config.max_length or trained.get("data", {}).get("max_length"),
+        stream=stream,
+    )
+    if stream is not None:
+        stream.close()
+    else:
+        for sample, middle in enumerate(middles):
+            _announce(sample, len(middles))
+            print(f"{prefix}{middle.text}{suffix}")
+    return [middle.text for middle in middles]
+
+
+def _announce(sample: int, num_samples: int) -> None:
+    if num_samples > 1:
+        print(f"--- {sample + 1} of {num_samples}")
+
+
 class TextStream:
     """Prints the text of a continuation while its tokens arrive.
 
@@ -71,11 +149,13 @@ class TextStream:
     Args:
         decode: Token ids to text.
         prompt: Printed before the continuation, once there is one.
+        suffix: Printed behind it.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], prompt: str = "") -> None:
+    def __init__(self, decode: Callable[[list[int]], str], prompt: str = "", suffix: str = "") -> None:
         self._decode = decode
         self._prompt = prompt
+        self._suffix = suffix
         self._ids: list[int] = []
         self._printed = 0
 
@@ -87,7 +167,7 @@ class TextStream:
 
     def close(self) -> None:
         """Print what is left, finished or not."""
-        self._print(self._decode(self._ids) + "\n")
+        self._print(self._decode(self._ids) + self._suffix + "\n")
 
     def _print(self, text: str) -> None:
         sys.stdout.write(self._prompt + text[self._printed :])

@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.fitting_parts import chosen, devices_per_node
+from lmmodules.network import build_backbone, settle_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +71,7 @@ def plan_run(config: DictConfig) -> Plan:
 
     from lmmodules.objectives import LanguageModel
 
+    settle_model(config)
     objective_class: type[Objective] = get_class(config.objective._target_)
     objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
     if config.model.vocab_size is None:
@@ -77,7 +79,7 @@ def plan_run(config: DictConfig) -> Plan:
     length, batch_size = int(config.data.max_length), int(config.data.batch_size)
     groups: ParameterGroups = instantiate(config.parameter_groups, _convert_="all")
     with FakeTensorMode():
-        backbone = instantiate(config.model, _convert_="all")
+        backbone = build_backbone(config, weights=False)
         objective: Objective = instantiate(config.objective, backbone=backbone, _convert_="all")
         input_ids = torch.zeros(batch_size, length, dtype=torch.int64)
         saved = SavedBytes(objective)

@@ -20,10 +20,12 @@ from lmmodules.fitting_parts import (
     chosen,
     is_first_process,
     match_checkpoint,
+    match_objective,
     match_vocabulary,
     refuse_processes_in_sweep,
     resume_file,
 )
+from lmmodules.network import build_backbone, network_node, settle_model
 
 log = logging.getLogger(__name__)
 
@@ -150,16 +152,22 @@ def assemble(config: DictConfig) -> Run:
 
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
+    weights = settle_model(config)
     objective_class: type[Objective] = get_class(config.objective._target_)
     objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
 
     data = build_data(config)
+    if weights is not None:
+        weights.check_vocabulary(data.tokenizer)
     match_vocabulary(config, data)
+    match_objective(config, data)
     if config.resume is not None:
         match_checkpoint(config, data)
     len(data.train_dataloader())  # refuses a corpus that is smaller than a batch
-    backbone = instantiate(config.model, _convert_="all")
+    backbone = build_backbone(config)
     objective = build_objective(config, backbone)
+    if weights is not None:
+        weights.load_into(objective)
     try:
         objective.configure_optimizers()  # cheap before the first step, and it knows what it cannot take
     except (TypeError, ValueError) as error:
@@ -207,7 +215,7 @@ def build_trainer(config: DictConfig, data: DataModule) -> L.Trainer:
 
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    callbacks.append(ConfigSnapshot(plain["model"], plain["objective"], data.tokenizer.to_json(), plain))
+    callbacks.append(ConfigSnapshot(network_node(plain["model"]), plain["objective"], data.tokenizer.to_json(), plain))
     callbacks.append(SaveOnTermination(Path(config.paths.output_dir) / "checkpoints"))
     loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
     interval = config.trainer.val_check_interval

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from lmmodules.command import conf_directory
 from lmmodules.composition import compose_config
+from lmmodules.network import build_backbone
 
 CONF = conf_directory()
 GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
@@ -42,8 +43,12 @@ def test_composes(group: str, option: str) -> None:
     OmegaConf.to_container(config, resolve=True)
 
 
+# Networks that are told by what they are taken from.
+ELSEWHERE = {"hugging_face", "pretrained"}
+
+
 @pytest.mark.parametrize("position", options("position"))
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("model", sorted(set(options("model")) - ELSEWHERE))
 def test_every_model_with_every_position_builds_on_the_meta_device(model: str, position: str) -> None:
     if model in {"gpt2_medium", "gpt2_large", "roberta_large"} and position != "learned":
         pytest.skip("the same classes at another size")
@@ -52,18 +57,23 @@ def test_every_model_with_every_position_builds_on_the_meta_device(model: str, p
         config.model.max_length = 512
     config.model.vocab_size = config.model.vocab_size or 100
     with torch.device("meta"):
-        backbone = instantiate(config.model, _convert_="all")
+        backbone = build_backbone(config)
     assert backbone.causal == config.model.causal
     assert all(parameter.is_meta for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("objective", options("objective"))
-def test_an_objective_brings_a_model_and_a_transform_that_fit(objective: str) -> None:
+def test_an_objective_brings_a_model_and_data_that_fit(objective: str, tmp_path: Path) -> None:
     config = compose_config("train", f"objective={objective}", "max_steps=10")
     objective_class = get_class(config.objective._target_)
     objective_class.check_backbone(config.model.causal, "model")
-    transform = instantiate(config.transform, _convert_="all")
-    assert transform.batch_type is objective_class.batch_type
+    if config.get("transform") is None:  # rows are not transformed
+        (tmp_path / "rows.jsonl").write_text("{}")
+        config.data.path = str(tmp_path / "rows.jsonl")
+        yields = instantiate(config.data, _convert_="all")
+    else:
+        yields = instantiate(config.transform, _convert_="all")
+    assert yields.batch_type is objective_class.batch_type
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))

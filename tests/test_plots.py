@@ -6,12 +6,12 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from lmmodules.errors import InputError
-from lmmodules.plots import plot_learning_rate, plot_run
+from lmmodules.plots import plot_learning_rate, plot_lengths, plot_run
 
 pytest.importorskip("matplotlib")
 
@@ -114,6 +114,27 @@ class TestLearningRate:
         assert curves(figure().axes[0]) == [[(100, 1.0), (300, 0.5)]]
 
 
+class TestLengths:
+    CURVES: ClassVar = {"alibi": [(128, 40.0), (1024, 38.5)], "sinusoidal": [(128, 42.0), (1024, 900.0)]}
+
+    def test_perplexity_is_drawn_over_length(self, tmp_path: Path, figure: Callable[[], Any]) -> None:
+        path = plot_lengths(self.CURVES, tmp_path / "lengths.png")
+        assert png_size(path) == (8 * 130, 3 * 130)
+        (axes,) = figure().axes
+        assert curves(axes) == list(self.CURVES.values())
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["alibi", "sinusoidal"]
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        assert list(axes.get_xticks()) == [128, 1024]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["128", "1024"]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("tokens read at once", "perplexity")
+
+    def test_the_training_length_is_marked(self, tmp_path: Path, figure: Callable[[], Any]) -> None:
+        plot_lengths(self.CURVES, tmp_path / "lengths.png", train_length=128)
+        (axes,) = figure().axes
+        assert list(axes.get_lines()[-1].get_xdata()) == [128, 128]
+        assert labels(axes) == ["trained at this length"]
+
+
 def test_the_interactive_interface_is_left_alone(tmp_path: Path) -> None:
     before = "matplotlib.pyplot" in sys.modules
     plot_run(ROWS, tmp_path / "loss.png")
@@ -126,6 +147,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     for draw in (
         lambda: plot_run(ROWS, tmp_path / "a.png"),
         lambda: plot_learning_rate([1.0], tmp_path / "a.png", title=""),
+        lambda: plot_lengths({"a": [(1, 1.0)]}, tmp_path / "a.png"),
     ):
         with pytest.raises(InputError, match=r"needs `matplotlib`: pip install 'lmmodules\[plots\]'"):
             draw()

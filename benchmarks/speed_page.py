@@ -1,0 +1,96 @@
+"""`docs/speed.md`: a page made from the stored results, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.results import CaseResult, WorkloadResult, decisive_clock, median, memory_ratio, speed_ratio
+from benchmarks.tables import share_of_matrix_product, shown_rate, verdict
+from benchmarks.workload import Comparison, summaries
+
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+
+_HEAD = """\
+# Speed
+
+Ours and what a user would take instead, measured in alternation in one process: same sizes, same data, same threads,
+same weights where weights matter. Before anything is timed, losses and gradients (or tokens, or shares of masks) are
+compared, and a peer that computes something else is left out. Ours is the path of every run: the token store, the
+transform, `training_step` of the LightningModule and its optimizer.
+
+- *faster* is the median over the rounds of the ratio within a round, with its quartiles; above 1 ours is faster.
+- *processor* is the same ratio by processor time of all threads, which a busy machine disturbs less;
+  where something had to wait for a processor more than a tenth of the time, goals are judged by it.
+- *of a matrix product* is the speed of ours in floating-point operations that are really done, as a share of what a
+  square matrix product reaches at the start of the same rounds.
+- *memory* is what three steps add to a fresh process at their peak, ours over the peer's.
+
+`python -m benchmarks WORKLOAD` measures again, `--store` keeps it and makes this page, `--list` tells what there is.
+"""
+
+
+def render(results: Sequence[WorkloadResult]) -> str:
+    """The page.
+
+    Args:
+        results: As stored.
+    """
+    sections = [_section(result) for result in results if result.cases]
+    stored = {result.workload for result in results if result.cases}
+    missing = [f"- `{name}`: {summary}" for name, summary in summaries().items() if name not in stored]
+    if missing:
+        sections.append("## Without stored results\n\n" + "\n".join(missing) + "\n")
+    return "\n".join([_HEAD, *sections])
+
+
+def _section(result: WorkloadResult) -> str:
+    lines = [f"## {result.title}", "", f"`{result.workload}`. {summaries().get(result.workload, '')}", ""]
+    for machine, cases in groupby(result.cases, key=_conditions):
+        lines += [
+            f"*{machine}*",
+            "",
+            "| case | peer | faster | processor | goal | ours | of a matrix product | memory |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_row(case, comparison) for case in cases for comparison in case.comparisons]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(case: CaseResult, comparison: Comparison) -> str:
+    ours, peer = case.candidate(comparison.ours), case.candidate(comparison.peer)
+    name = peer.name + (f", beyond {comparison.beyond}" if comparison.beyond else "")
+    who = case.name if comparison.ours == "lmmodules" else f"{case.name} ({comparison.ours})"
+    ratio, processor = speed_ratio(case, comparison), speed_ratio(case, comparison, "processor")
+    if ratio is None or processor is None:
+        reason = peer.skipped or ours.skipped
+        return f"| {who} | {name} | not measured: {reason} | | | | | |"
+    word, colour = verdict(processor if decisive_clock(case) == "processor" else ratio, comparison)
+    goal = word and {"green": f"**{comparison.goal:g}** reached", "red": word}.get(colour, f"{comparison.goal:g}")
+    share = f"{share_of_matrix_product(case, ours):.0%}" if ours.operations else ""
+    memory = memory_ratio(case, comparison)
+    cells = [
+        who,
+        name,
+        f"**{ratio.median:.2f}** ({ratio.lower:.2f} to {ratio.upper:.2f})",
+        f"{processor.median:.2f}",
+        goal,
+        f"{shown_rate(case.units / median(ours.wall))} {case.unit}/s",
+        share,
+        "" if memory is None else f"{memory:.2f} ({ours.memory_mb:,.0f} MB)",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _conditions(case: CaseResult) -> str:
+    """Where and with what, in one line; cases that were measured alike stand under one."""
+    found = case.environment
+    versions = ", ".join(
+        f"{package} {found['versions'][package]}"
+        for package in ("torch", "lightning", "transformers", "datasets", "litgpt")
+        if package in found["versions"]
+    )
+    machine = f"{found['processor']}, {found['cores']} cores, {found['memory_gb']} GiB, {found['threads']} threads"
+    return f"{found['date']}: {machine}; {versions}"

@@ -1,0 +1,1 @@
+"""One file per workload: what is measured, against whom, and the goal."""

@@ -1,0 +1,105 @@
+"""Fill-in-the-middle (Bavarian et al. 2022): that it costs nothing, and what the suffix is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmmodules.claims.base import Claim, Measurement
+from lmmodules.claims.rules import Below, NotAbove
+
+if TYPE_CHECKING:
+    from lmmodules.trial import Trial
+
+PLAIN, HALF = "rate 0", "rate 0.5"
+LEFT_TO_RIGHT = ("transform=fim", "transform.fim_rate=0", "evaluation=perplexity", "evaluation.max_batches=100")
+"""Every document in its order, for all rates the same samples."""
+GAPS = ("transform=fim", "evaluation=infilling", "evaluation.num_gaps=400", "evaluation.max_new_tokens=40")
+SHARED_WITH_EVALUATION = ("data=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
+"""What training and scoring must share for the text to be one that was held out."""
+
+
+@dataclass(frozen=True)
+class FreeMiddle(Claim):
+    """Networks trained at several rates, scored left to right, and on middles with the suffix and without it."""
+
+    def measure(self, trial: Trial) -> Measurement:
+        """Train each rate, score all of them on the same held-out text.
+
+        Args:
+            trial: Trains the runs of the seed.
+        """
+        figures, curves = {}, {}
+        scored = [override for override in trial.overrides if override.startswith(SHARED_WITH_EVALUATION)]
+        runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
+        for arm, run in runs.items():
+            figures[arm] = trial.evaluate(run, *LEFT_TO_RIGHT, *scored)["loss"]
+            curves[arm] = run.curve("val/left_to_right_loss")
+        for arm in (PLAIN, HALF):
+            gaps = trial.evaluate(runs[arm], *GAPS, *scored)
+            figures[f"middle, {arm}, prefix alone"] = gaps["random_span/middle_loss_without_suffix"]
+            if arm != PLAIN:
+                figures[f"middle, {arm}, prefix and suffix"] = gaps["random_span/middle_loss"]
+        return Measurement(figures, curves)
+
+
+FIM_FOR_FREE = FreeMiddle(
+    paper="fim",
+    name="for_free",
+    statement=(
+        "A model that sees half of its documents with the middle at the end predicts text left to right as well as one "
+        "that sees all of them in order, and predicts middles far better, because it sees what comes behind."
+    ),
+    source="Bavarian et al. 2022, sections 4 and 4.2, figures 1, 2 and 4, appendix B",
+    reported=(
+        "Left-to-right loss on code and language is the same with rates 0 and 0.5 for models of 50M to 6.9B parameters "
+        "trained on 100B tokens, and up to a rate of 0.9; only a rate of 1 is worse. Middles are predicted better with "
+        "the suffix than without it."
+    ),
+    setting=("objective=fim", "transform.keep_middle=true", "schedule=cosine", "data=standard_library"),
+    arms={
+        PLAIN: ("transform.fim_rate=0.0",),
+        "rate 0.25": ("transform.fim_rate=0.25",),
+        HALF: ("transform.fim_rate=0.5",),
+        "rate 0.9": ("transform.fim_rate=0.9",),
+    },
+    rules=(
+        NotAbove(HALF, PLAIN, tolerance=0.05),
+        Below(f"middle, {HALF}, prefix and suffix", f"middle, {PLAIN}, prefix alone"),
+    ),
+    sizes={
+        "cpu": (
+            "model=decoder_small",
+            "model.hidden_size=128",
+            "tokenizer.vocab_size=2048",
+            "data.max_length=128",
+            "data.batch_size=16",
+            "optimizer.lr=3e-3",
+            "max_steps=1000",
+            "validate_every_steps=125",
+            "trainer.limit_val_batches=40",
+        ),
+        "gpu": (
+            "model=decoder_small",
+            "model.hidden_size=512",
+            "model.num_layers=8",
+            "model.num_heads=8",
+            "tokenizer.vocab_size=8192",
+            "data.max_length=512",
+            "data.batch_size=64",
+            "optimizer.lr=1e-3",
+            "max_steps=5000",
+            "validate_every_steps=250",
+            "trainer.limit_val_batches=20",
+        ),
+    },
+    remarks=(
+        "All rates see the same number of tokens; what sentinels add is taken from the text. The curves are losses of "
+        "the documents that validation left in their order, few of them at high rates; the figures at the end are all "
+        "on the same held-out text in its order. Middles are stretches of up to 80 characters of held-out text, cut "
+        "anywhere, scored in nats per token behind the suffix and the prefix (SPM) or behind the prefix alone."
+    ),
+    unit="held-out loss, nats per token",
+)
+
+CLAIMS = (FIM_FOR_FREE,)

@@ -1,0 +1,173 @@
+"""The frame, with steps whose times are known: nothing here looks at a clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import pytest
+import torch
+
+from benchmarks import measurement
+from benchmarks.measurement import measure, rotated, stalled_seconds, turn, warm_up
+from benchmarks.operations import count_operations
+from benchmarks.results import Ratio, memory_ratio, speed_ratio
+from benchmarks.workload import Agreement, Candidate, Case, Chosen, Comparison, Grid, Seconds, Workload
+
+
+class Machine:
+    """A clock that only moves when a step says so, at a speed that changes from turn to turn."""
+
+    def __init__(self) -> None:
+        self.time, self.slowness, self.calls = 0.0, 1.0, []
+
+    def __call__(self) -> Seconds:
+        return Seconds(self.time, 2 * self.time)
+
+    def step(self, name: str, seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            self.calls.append(name)
+            self.time += seconds * self.slowness
+
+        return work
+
+
+class Nothing(Workload):
+    title: ClassVar[str] = "nothing"
+
+    def cases(self, grid: Grid) -> Iterator[Case]:
+        yield from ()
+
+
+def measured(machine: Machine, *candidates: Candidate, rounds: int = 5, comparisons: tuple[Comparison, ...] = ()):
+    case = Case("a case", candidates, comparisons, units=10, counts_operations=False)
+    return measure(Chosen("nothing", Nothing()), case, rounds=rounds, turn_seconds=1.0, now=machine)
+
+
+@pytest.fixture(autouse=True)
+def nothing_that_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement.gc, "collect", lambda: 0)
+    monkeypatch.setattr(measurement, "matrix_product_speed", lambda: 1e9)
+
+
+def test_every_round_begins_with_the_next_candidate() -> None:
+    assert [rotated("abc", number) for number in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
+    machine = Machine()
+    measured(machine, *(Candidate(name, lambda name=name: machine.step(name, 1.0)) for name in "abc"), rounds=3)
+    assert "".join(machine.calls[-9:]) == "abcbcacab"
+
+
+def test_a_slow_spell_of_the_machine_does_not_move_the_ratio() -> None:
+    machine = Machine()
+
+    def drifting(name: str, seconds: float) -> Callable[[], None]:
+        step = machine.step(name, seconds)
+
+        def work() -> None:
+            step()
+            machine.slowness = 1.0 + 0.5 * (len(machine.calls) // 4 % 3)  # another speed for every second round
+
+        return work
+
+    comparison = Comparison("peer", ours="ours")
+    found = measured(
+        machine,
+        Candidate("ours", lambda: drifting("ours", 1.0)),
+        Candidate("peer", lambda: drifting("peer", 3.0)),
+        rounds=6,
+        comparisons=(comparison,),
+    )
+    ratio = speed_ratio(found, comparison)
+    assert ratio is not None
+    assert ratio.median == pytest.approx(3.0)
+    assert max(found.candidate("ours").wall) == pytest.approx(2.0)
+    assert [2 * wall for wall in found.candidate("peer").wall] == pytest.approx(found.candidate("peer").processor)
+
+
+def test_the_ratio_is_the_median_of_rounds_and_not_the_ratio_of_medians() -> None:
+    machine = Machine()
+    found = measured(machine, *(Candidate(name, lambda: machine.step("x", 1.0)) for name in ("ours", "peer", "base")))
+    found.candidate("ours").wall = [1.0, 2.0, 10.0]
+    found.candidate("peer").wall = [5.0, 4.0, 10.0]
+    found.candidate("base").wall = [0.5, 1.0, 4.0]
+    plain = speed_ratio(found, Comparison("peer", ours="ours"))
+    beyond = speed_ratio(found, Comparison("peer", ours="ours", beyond="base"))
+    assert plain is not None
+    assert beyond is not None
+    assert plain.median == 2.0  # of 5, 2, 1
+    assert statistics.median([5.0, 4.0, 10.0]) / statistics.median([1.0, 2.0, 10.0]) != plain.median
+    assert beyond.median == 3.0  # of 9, 3, 1
+    assert (Ratio.of([1, 2, 3, 4, 5]).lower, Ratio.of([1, 2, 3, 4, 5]).upper) == (2, 4)
+    assert Ratio.of([1.5]) == Ratio(1.5, 1.5, 1.5)
+
+
+def test_short_steps_are_repeated_until_a_turn_is_long_enough() -> None:
+    machine = Machine()
+    assert warm_up(machine.step("x", 0.01), turn_seconds=1.0, now=machine) == pytest.approx(100, abs=1)
+    assert warm_up(machine.step("x", 5.0), turn_seconds=1.0, now=machine) == 1
+    assert turn(machine.step("x", 0.01), 50, machine).wall == pytest.approx(0.01)
+
+
+def test_a_step_that_times_itself_is_believed_but_not_repeated_for_it() -> None:
+    machine = Machine()
+
+    def run() -> Seconds:
+        machine.time += 3.0
+        return Seconds(0.001, 0.002)
+
+    assert warm_up(run, turn_seconds=1.0, now=machine) == 1
+    assert turn(run, 2, machine) == Seconds(0.001, 0.002)
+
+
+def differs(difference: float) -> Callable[[], list[Agreement]]:
+    return lambda: [Agreement("loss", difference, 1e-6)]
+
+
+def test_a_peer_that_is_missing_or_differs_is_told_and_not_timed() -> None:
+    machine = Machine()
+    comparisons = tuple(Comparison(peer, ours="ours") for peer in ("missing", "different", "same"))
+    found = measured(
+        machine,
+        Candidate("ours", lambda: machine.step("ours", 1.0)),
+        Candidate("missing", lambda: machine.step("missing", 1.0), packages=("torch", "no_such_package")),
+        Candidate("different", lambda: machine.step("different", 1.0), agreement=differs(0.5)),
+        Candidate("no number", lambda: machine.step("no number", 1.0), agreement=differs(float("nan"))),
+        Candidate("same", lambda: machine.step("same", 2.0), agreement=differs(1e-7)),
+        comparisons=comparisons,
+    )
+    assert found.candidate("missing").skipped == "no_such_package not installed"
+    assert found.candidate("different").skipped == "loss differs by 0.5 (at most 1e-06)"
+    assert found.candidate("different").agreement == [Agreement("loss", 0.5, 1e-6)]
+    assert found.candidate("no number").skipped is not None
+    assert set(machine.calls) == {"ours", "same"}
+    assert [speed_ratio(found, comparison) is None for comparison in comparisons] == [True, True, False]
+
+
+def test_memory_is_a_share_of_the_peers() -> None:
+    machine = Machine()
+    found = measured(machine, *(Candidate(name, lambda: machine.step("x", 1.0)) for name in ("ours", "peer")))
+    comparison = Comparison("peer", ours="ours")
+    assert memory_ratio(found, comparison) is None
+    found.candidate("ours").memory_mb, found.candidate("peer").memory_mb = 30.0, 120.0
+    assert memory_ratio(found, comparison) == 0.25
+
+
+def test_operations_are_those_that_are_done() -> None:
+    a, b, total = torch.ones(3, 4), torch.ones(4, 5), torch.zeros(3, 5)
+    assert count_operations(lambda: (a @ b, None)[1]) == 2 * 3 * 4 * 5
+    assert count_operations(lambda: (total.addmm_(a, b), None)[1]) == 2 * 3 * 4 * 5
+    heads = [torch.ones(2, 3, 7, 4, requires_grad=True) for _ in range(3)]
+    products = 2 * 2 * 3 * 7 * 7 * 4
+
+    def attend() -> None:
+        torch.nn.functional.scaled_dot_product_attention(*heads).sum().backward()
+
+    assert count_operations(attend) == (2 + 5) * products
+
+
+def test_pressure_is_read_where_there_is_any(tmp_path) -> None:
+    file = tmp_path / "cpu"
+    assert stalled_seconds(file) is None
+    file.write_text("some avg10=0.37 avg60=0.42 avg300=1.20 total=2500000\nfull avg10=0 avg60=0 avg300=0 total=0\n")
+    assert stalled_seconds(file) == 2.5

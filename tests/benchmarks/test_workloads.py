@@ -1,0 +1,177 @@
+"""That ours and each peer compute the same, at sizes a test can afford, and that it is noticed when they do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import training
+from benchmarks.measurement import measure
+from benchmarks.processes import OwnProcess, answer
+from benchmarks.training import Sizes
+from benchmarks.workload import choose
+from benchmarks.workloads.alibi_step import LEARNED, AlibiStep
+from benchmarks.workloads.causal_lm_step import CausalLMStep
+from benchmarks.workloads.generation import Generation
+from benchmarks.workloads.masked_lm_step import MaskedLMStep
+from benchmarks.workloads.masking import MaskingTransform
+from benchmarks.workloads.tokenising import Tokenising
+from benchmarks.workloads.trainer_overhead import BARE, TrainerOverhead
+from lmmodules import CorpusDataModule
+from lmmodules.data import ByteLevelBPE
+
+TINY = Sizes(hidden_size=32, num_layers=2, num_heads=2)
+VOCAB = 300
+
+
+@pytest.fixture(autouse=True)
+def small_corpus(monkeypatch: pytest.MonkeyPatch, texts: Path) -> None:
+    def corpus(vocab_size, length, batch_size, transform=None):
+        recipe = ByteLevelBPE(vocab_size=min(vocab_size, VOCAB))
+        options = {"path": texts, "max_length": length, "batch_size": batch_size}
+        return CorpusDataModule(tokenizer=recipe, transform=transform, **options).prepare()
+
+    for name in ("masked_lm_step", "causal_lm_step", "alibi_step", "masking", "tokenising"):
+        monkeypatch.setattr(f"benchmarks.workloads.{name}.corpus", corpus)
+
+
+@pytest.fixture(autouse=True)
+def quiet_transformers():
+    pytest.importorskip("transformers").logging.set_verbosity_error()
+
+
+def masked_lm() -> MaskedLMStep:
+    return MaskedLMStep(sizes=TINY, length=16, batch_size=4)
+
+
+def causal_lm() -> CausalLMStep:
+    return CausalLMStep(sizes=TINY, length=16, batch_size=4)
+
+
+AGREEMENTS = {
+    "roberta": lambda: masked_lm().agreement(VOCAB),
+    "gpt2": lambda: causal_lm().agreement_with_gpt2(VOCAB),
+    "small gpt": lambda: causal_lm().agreement_with_small_gpt(VOCAB),
+    "bloom": lambda: AlibiStep(sizes=TINY, tokens=64).agreement(VOCAB, 16),
+    "generation": lambda: Generation(sizes=TINY, prompt_tokens=5, new_tokens=7).agreement(VOCAB, 2),
+}
+
+
+@pytest.mark.parametrize("peer", AGREEMENTS)
+def test_ours_and_the_peer_compute_the_same(peer: str) -> None:
+    found = AGREEMENTS[peer]()
+    assert [one.what for one in found] in (["loss", "largest gradient"], ["share of tokens"])
+    assert all(one.holds for one in found), found
+
+
+def test_litgpt_computes_the_same() -> None:
+    pytest.importorskip("litgpt")
+    assert all(one.holds for one in causal_lm().agreement_with_litgpt(VOCAB))
+
+
+@pytest.mark.parametrize("size", ["loss", "gradient"])
+def test_a_difference_is_noticed(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = causal_lm()
+    plain = workload.our_gpt2
+
+    def changed(objective):
+        if size == "loss":
+            objective.backbone.final_norm.weight.data *= 1.1
+        else:  # the loss stays; what is learned does not
+            objective.backbone.blocks[0].mlp.up.weight.register_hook(lambda gradient: 1.01 * gradient)
+        return objective
+
+    monkeypatch.setattr(CausalLMStep, "our_gpt2", lambda self, *where: changed(plain(*where)))
+    loss, gradient = workload.agreement_with_gpt2(VOCAB)
+    assert loss.holds == (size != "loss")
+    assert not gradient.holds
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: masked_lm().our_step(VOCAB, 0.1, 0.1),
+        lambda: masked_lm().their_step(VOCAB, 0.1, fused=True),
+        lambda: causal_lm().small_gpt_step(VOCAB),
+        lambda: causal_lm().gpt2_step(VOCAB, "gelu_new", partial(torch.optim.AdamW, lr=1e-3)),
+    ],
+    ids=["ours", "roberta", "small gpt", "gpt2"],
+)
+def test_a_step_changes_every_weight(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for name in ("our_step", "peer_step"):
+        original = getattr(training, name)
+        for module in ("masked_lm_step", "causal_lm_step", "alibi_step"):
+            wrapped = lambda model, *rest, original=original: (seen.append(model), original(model, *rest))[1]  # noqa: E731
+            monkeypatch.setattr(f"benchmarks.workloads.{module}.{name}", wrapped)
+    step = build()
+    [model] = seen
+    before = [parameter.clone() for parameter in model.parameters()]
+    step()
+    step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert all(changed)
+    assert model.training
+
+
+def test_masking_selects_as_much_as_the_collator() -> None:
+    for whole_word in (False, True):
+        found = MaskingTransform().agreement(VOCAB, whole_word, 16, 64)
+        assert all(one.holds for one in found if one.what == "share selected"), found
+
+
+def test_tokenising_writes_the_same_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.workloads.tokenising.default_cache_dir", lambda: tmp_path)
+    workload = Tokenising(vocab_size=VOCAB)
+    assert workload.agreement(0.05) == workload.agreement(0.05)
+    assert workload.agreement(0.05)[0].holds
+    [file] = (tmp_path / "benchmarks").iterdir()
+    assert sum(len(text.encode()) for text in workload.texts(0.05)) == pytest.approx(50_000, abs=4)
+    assert file.suffix == ".jsonl"
+    assert set(answer(workload.our_step(0.05), "step")) == {"wall", "processor"}
+
+
+def test_the_trainer_and_the_bare_loop_take_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = TrainerOverhead(small_steps=12)
+    counts = []
+    plain = type(workload.objective()).losses
+    monkeypatch.setattr(
+        "lmmodules.objectives.causal_lm.CausalLM.losses", lambda self, batch: (counts.append(1), plain(self, batch))[1]
+    )
+    [case] = [case for case in workload.cases({}) if case.name == "a small network"]
+    taken = {}
+    for candidate in case.candidates:
+        counts.clear()
+        told = candidate.build()()
+        assert told is not None
+        assert told.wall > 0
+        taken[candidate.name] = len(counts)
+    assert set(taken.values()) == {12}, taken
+    assert BARE in taken
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_answers_what_it_is_asked() -> None:
+    chosen = choose("alibi_step", {"vocab": [300], "length": [32]})
+    with OwnProcess(chosen, "length 32, vocabulary 300", LEARNED) as process:
+        seconds = process()
+        assert seconds.wall > 0
+        assert process.operations() > 1e9
+        assert 1 < process.added_memory() < 1000
+    with OwnProcess(chosen, "length 32, vocabulary 300", "nobody") as process, pytest.raises(RuntimeError):
+        process()
+
+
+@pytest.mark.slow
+def test_candidates_of_several_processes_are_measured_like_others() -> None:
+    chosen = choose("tokenising", {"megabytes": [1]})
+    [case] = chosen.cases()
+    alone = replace(case, candidates=case.candidates[:1], comparisons=())
+    found = measure(chosen, alone, rounds=1, turn_seconds=0.1)
+    [ours] = found.candidates
+    assert len(ours.wall) == len(ours.processor) == len(found.matrix_product) == 1
+    assert ours.operations is None
