@@ -77,6 +77,8 @@ def plan_run(config: DictConfig) -> Plan:
     if config.model.vocab_size is None:
         config.model.vocab_size = config.tokenizer.vocab_size
     length, batch_size = int(config.data.max_length), int(config.data.batch_size)
+    if config.data.get("batch_tokens"):
+        batch_size = max(1, int(config.data.batch_tokens) // length)
     groups: ParameterGroups = instantiate(config.parameter_groups, _convert_="all")
     with FakeTensorMode():
         backbone = build_backbone(config, weights=False)
@@ -90,6 +92,10 @@ def plan_run(config: DictConfig) -> Plan:
             if isinstance(objective, LanguageModel):
                 objective.head.features(hidden)
                 head_flops = hidden[..., 0].numel() * round(objective.label_share * objective.head.flops_per_token())
+        # Objectives of several networks, or of none but a head per sequence, know best themselves.
+        forward_flops = counter.get_total_flops() + head_flops
+        if not isinstance(objective, LanguageModel):
+            forward_flops = round(batch_size * length * objective.flops_per_token(length))
         optimizer = instantiate(config.optimizer, _convert_="all")(groups(objective))
     return Plan(
         config=config,
@@ -98,7 +104,7 @@ def plan_run(config: DictConfig) -> Plan:
         devices=number_of_devices(config),
         batch_size=batch_size,
         length=length,
-        forward_flops=counter.get_total_flops() + head_flops,
+        forward_flops=forward_flops,
         activation_bytes=saved.total,
         states_per_parameter=STATES_PER_PARAMETER.get(type(optimizer).__name__, 2),
     )

@@ -75,6 +75,9 @@ def print_report(run: Run, summary: dict[str, Any], console: Console | None = No
     if summary["val_loss"] is not None:
         unit = getattr(run.objective, "loss_unit", "nats per token")
         table.add_row("validation loss", f"{summary['val_loss']:.3f} {unit}")
+        term = run.objective.perplexity_term
+        if term is not None and f"val_{term}" in summary and term != "loss":  # the part that a baseline is of
+            table.add_row(f"  {term.replace('_', ' ')}", f"{summary[f'val_{term}']:.3f} {unit}")
         if baseline is not None:
             table.add_row(f"  {baseline.label}", f"{baseline.loss:.3f} ({baseline.meaning})")
     if summary["val_perplexity"] is not None:

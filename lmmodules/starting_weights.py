@@ -23,6 +23,7 @@ POSITIONS = {
     "Alibi": "alibi",
     "Learned": "learned",
     "NoPosition": "none",
+    "RelativeBias": "coco_lm",
     "Rotary": "rotary",
     "Sinusoidal": "sinusoidal",
 }

@@ -10,6 +10,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "lmmodules"
 COMMANDS = {
     "train",
+    "network",
+    "export",
+    "reproduce",
+    "trial",
     "fitting_parts",
     "plan",
     "preview",
@@ -33,13 +37,15 @@ ALLOWED = {
     "callbacks": {"optim", "parallel"},
     "evaluation": {"batch", "data", "losses", "models", "objectives", "parallel"},
     "plots": set(),
-    "checkpoint": {"callbacks", "data", "objectives"},
+    "checkpoint": {"callbacks", "data", "models", "objectives"},
+    "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
+    "claims": {"checkpoint", "objectives", "plots", "run_directory", "trial"},
     "report": {"callbacks", "checkpoint", "evaluation", "objectives", "plots", "run_directory", "train"},
 }
 # Packages that only some parts may import at module level.
 LIGHTNING = {"data", "objectives", "callbacks", "parallel"}
 # Extras are imported in the function that needs them, by `errors.require`.
-EXTRAS = {"transformers", "datasets", "pyarrow", "zstandard", "matplotlib", "wandb", "mlflow", "tensorboard", "spacy"}
+EXTRAS = {"transformers", "datasets", "pyarrow", "zstandard", "matplotlib", "wandb", "mlflow", "tensorboard", "spacy", "gguf", "accelerate"}
 
 
 def imports(path: Path, *, top_level_only: bool) -> list[str]:

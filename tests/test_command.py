@@ -232,6 +232,6 @@ class TestConfDirectory:
 
     def test_every_command_has_its_yaml(self) -> None:
         package = Path(lmmodules.__file__).parent
-        for name in ("train", "preview", "evaluate", "generate"):
+        for name in ("train", "preview", "evaluate", "generate", "export", "reproduce"):
             assert (package / f"{name}.py").exists()
             assert (conf_directory() / f"{name}.yaml").exists()

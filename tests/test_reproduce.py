@@ -161,8 +161,8 @@ class TestClaims:
     def test_warmup(self, figures: Callable[[str, str], dict[str, float]]) -> None:
         found = figures("bert", "warmup")
         assert set(found) == set(find_claims("bert", "warmup")[0].arms)
-        # The first update is at a rate of zero with warmup and at the peak without it, the second nearly at the peak.
-        assert found["with warmup"] != found["without warmup"]
+        assert found["with warmup"] == found["without warmup"], "a tenth of two steps is none"
+        assert len(set(found.values())) == 3
 
     def test_dynamic_masking(self, figures: Callable[[str, str], dict[str, float]]) -> None:
         found = figures("roberta", "dynamic_masking")

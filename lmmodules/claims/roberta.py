@@ -153,10 +153,14 @@ FORM_SIZES = {
     ),
 }
 FORM_REMARKS = (
-    "The rule is about the loss on full sentences of held-out text, the same hidden tokens for all networks. That favours "
-    "those that were trained on full sentences. Beside it stands the loss of each network in the form it was trained on: "
-    "there the samples and their hidden tokens differ from form to form, so that these figures cannot be compared. The "
-    "paper scores fine-tuned networks. A sentence is a line."
+    "The rule is about the loss on full sentences of held-out text, the same hidden tokens for all networks. That "
+    "favours those that were trained on full sentences. Beside it stands the loss of each network in the form it was "
+    "trained on: there the samples and their hidden tokens differ from form to form, so that these figures cannot be "
+    "compared. The paper scores fine-tuned networks. A sentence is a line."
+)
+SHORT_PAIRS_REMARK = (
+    " Pairs of lines seldom fill a sample: its last positions are hardly trained, and what these add is a matter of "
+    "luck."
 )
 
 INPUT_FORMATS = SameText(
@@ -189,8 +193,7 @@ SENTENCE_PAIRS = SameText(
     arms={form: FORMS[form] for form in ("segment pairs", "sentence pairs")},
     rules=(Below("segment pairs", "sentence pairs"),),
     sizes=FORM_SIZES,
-    remarks=FORM_REMARKS
-    + " Pairs of lines seldom fill a sample: the last positions are hardly trained, and what they add is a matter of luck.",
+    remarks=FORM_REMARKS + SHORT_PAIRS_REMARK,
     unit=UNIT,
 )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import tokenizers
 
 from lmmodules.data.corpora import Corpus
-from lmmodules.data.encoding import pieces
-from lmmodules.data.randomness import stream_key
+from lmmodules.data.recipe import check_filled, training_text
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError
 
@@ -82,37 +81,7 @@ class ByteLevelBPE:
             initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        read = 0
-
-        def counted() -> Iterator[str]:
-            nonlocal read
-            for text in self._sample(corpus):
-                read += len(text)
-                yield text
-
-        backend.train_from_iterator(counted(), trainer)
-        if not read:
-            left_out = "; ".join(["", *corpus.notes()])
-            raise InputError(
-                f"a corpus must hold text, but {corpus.describe()} has none{left_out}; use another `data.path`"
-            )
+        backend.train_from_iterator(training_text(corpus, self.max_bytes), trainer)
         backend.add_special_tokens([*self.special_tokens, MASK_TOKEN])
-        possible = backend.get_vocab_size(with_added_tokens=True)
-        if possible < self.vocab_size:
-            raise InputError(
-                f"`tokenizer.vocab_size` must be at most {possible}, which is what {corpus.describe()} can fill, "
-                f"but is {self.vocab_size}; use `tokenizer.vocab_size={possible}`"
-            )
+        check_filled(backend.get_vocab_size(with_added_tokens=True), self.vocab_size, corpus)
         return Tokenizer(backend)
-
-    def _sample(self, corpus: Corpus) -> Iterator[str]:
-        size = corpus.num_bytes()
-        # One piece in so many is taken, told by its number, so that the sample is spread over the corpus.
-        share = 1.0 if size is None else min(1.0, self.max_bytes / max(size, 1))
-        remaining = self.max_bytes
-        for number, piece in enumerate(pieces(corpus.documents())):
-            if remaining <= 0:
-                return
-            if share == 1.0 or stream_key(f"tokenizer/{number}") < share * 2**64:
-                remaining -= piece.num_bytes
-                yield piece.text

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from lmmodules.data.byte_level_bpe import ByteLevelBPE
 from lmmodules.data.labelled import LabelledDataModule
 from lmmodules.data.labelled_rows import LabelledDataset, LabelledFiles, LabelledSource
+from lmmodules.data.recipe import TokenizerRecipe
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError
 
@@ -91,7 +91,7 @@ def glue(
     *,
     path: str | os.PathLike[str] | None = None,
     name: str = "nyu-mll/glue",
-    tokenizer: Tokenizer | ByteLevelBPE | None = None,
+    tokenizer: Tokenizer | TokenizerRecipe | None = None,
     layout: str | None = None,
     max_length: int = 512,
     batch_size: int = 32,

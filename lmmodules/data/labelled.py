@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from lmmodules.batch import LabelledBatch, ScoredBatch
 from lmmodules.data.base import Baseline
-from lmmodules.data.byte_level_bpe import ByteLevelBPE
 from lmmodules.data.labelled_rows import LabelledSource, Rows, Wanted
 from lmmodules.data.labels import class_names, encode_classes, encode_scores, refuse_empty_classes
-from lmmodules.data.rows_datamodule import Columns, RowsDataModule
+from lmmodules.data.recipe import TokenizerRecipe
+from lmmodules.data.row_division import Columns
+from lmmodules.data.rows_datamodule import RowsDataModule
 from lmmodules.data.sequence_layout import EncodedSequences, encode_once
 from lmmodules.data.text_files import PathLike
 from lmmodules.data.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ class LabelledDataModule(RowsDataModule):
     def __init__(
         self,
         source: LabelledSource | None = None,
-        tokenizer: Tokenizer | ByteLevelBPE | None = None,
+        tokenizer: Tokenizer | TokenizerRecipe | None = None,
         *,
         path: PathLike | Sequence[PathLike] | None = None,
         validation_path: PathLike | Sequence[PathLike] | None = None,

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from lmmodules.batch import ChoiceBatch
 from lmmodules.data.base import Baseline, check_count
-from lmmodules.data.byte_level_bpe import ByteLevelBPE
 from lmmodules.data.labelled_rows import LabelledSource, Rows, Wanted
 from lmmodules.data.randomness import Int64Array
-from lmmodules.data.rows_datamodule import Columns, RowsDataModule
+from lmmodules.data.recipe import TokenizerRecipe
+from lmmodules.data.row_division import Columns
+from lmmodules.data.rows_datamodule import RowsDataModule
 from lmmodules.data.sequence_layout import EncodedSequences, encode_all
 from lmmodules.data.text_files import PathLike
 from lmmodules.data.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ class MultipleChoiceDataModule(RowsDataModule):
     def __init__(
         self,
         source: LabelledSource | None = None,
-        tokenizer: Tokenizer | ByteLevelBPE | None = None,
+        tokenizer: Tokenizer | TokenizerRecipe | None = None,
         *,
         path: PathLike | Sequence[PathLike] | None = None,
         validation_path: PathLike | Sequence[PathLike] | None = None,

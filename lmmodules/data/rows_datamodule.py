@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,17 @@ from typing_extensions import Self
 from lmmodules.data.base import DataModule
 from lmmodules.data.byte_level_bpe import ByteLevelBPE
 from lmmodules.data.cache import default_cache_dir
-from lmmodules.data.corpora import Corpus
 from lmmodules.data.labelled_rows import LabelledFiles, LabelledSource, Rows, Wanted
 from lmmodules.data.labelled_samples import LabelledSamples
-from lmmodules.data.labels import lacks_label, lacks_text
 from lmmodules.data.length_order import LengthOrder
 from lmmodules.data.loader import ResumableLoader
+from lmmodules.data.recipe import TokenizerRecipe
+from lmmodules.data.row_division import Columns, RowTexts, complete_rows, hold_out
 from lmmodules.data.sequence_layout import EncodedSequences, SequenceLayout, choose_layout
 from lmmodules.data.text_files import PathLike
 from lmmodules.data.tokenization import prepare_tokenizer
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError
-
-Columns = Sequence[list[str]]
-"""Texts column by column."""
 
 
 class RowsDataModule(DataModule):
@@ -65,7 +61,7 @@ class RowsDataModule(DataModule):
     def __init__(
         self,
         source: LabelledSource | None = None,
-        tokenizer: Tokenizer | ByteLevelBPE | None = None,
+        tokenizer: Tokenizer | TokenizerRecipe | None = None,
         *,
         path: PathLike | Sequence[PathLike] | None = None,
         validation_path: PathLike | Sequence[PathLike] | None = None,
@@ -103,8 +99,11 @@ class RowsDataModule(DataModule):
         self.group_by_length = group_by_length
         self.validation_fraction = validation_fraction
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
-        self._recipe = tokenizer if isinstance(tokenizer, ByteLevelBPE) else ByteLevelBPE()
-        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        self._recipe: TokenizerRecipe = ByteLevelBPE()
+        if isinstance(tokenizer, Tokenizer):
+            self._tokenizer = tokenizer
+        elif tokenizer is not None:
+            self._recipe = tokenizer
         self._num_left_out = 0
         self.rows: dict[str, Rows] = {}
         """The rows of `training` and `validation`, once prepared."""
@@ -169,21 +168,21 @@ class RowsDataModule(DataModule):
         if self._train is not None or self._validation is not None:
             return self
         wanted = self.wanted()
-        rows = self._complete(self.source.train(wanted), wanted)
+        rows = self._complete(self.source.train(wanted))
         texts = self.texts(rows)
         validation = self.source.validation(wanted)
         if validation is not None:
-            training, validation = rows, self._complete(validation, wanted)
+            training, validation = rows, self._complete(validation)
             self.texts(validation)
         else:
-            training, validation = self._divide(rows, texts)
+            training, validation = hold_out(rows, texts, self.validation_fraction)
         self.settle_labels(rows, training)
         parts = {"training": training, "validation": validation}
         self.rows = {name: part for name, part in parts.items() if len(part)}
         # Refused before hours of encoding.
         labels = {name: self.encode_labels(part) for name, part in self.rows.items()}
         if self._tokenizer is None:
-            self._tokenizer = prepare_tokenizer(self.cache_dir, _Texts(texts), self._recipe)
+            self._tokenizer = prepare_tokenizer(self.cache_dir, RowTexts(texts), self._recipe)
         samples = {name: self._samples(part, labels[name]) for name, part in self.rows.items()}
         self._train, self._validation = samples.get("training"), samples.get("validation")
         return self
@@ -259,39 +258,10 @@ class RowsDataModule(DataModule):
         """
         return ""
 
-    def _complete(self, rows: Rows, wanted: Wanted) -> Rows:
-        """Rows that have a label and text; refuses others, or leaves them out."""
-        label_column = list(wanted)[-1]
-        complete = np.ones(len(rows), dtype=np.bool_)
-        for column in wanted:
-            what, is_missing = ("a label", lacks_label) if column == label_column else ("text", lacks_text)
-            for index, value in enumerate(rows.columns[column]):
-                if not is_missing(value):
-                    continue
-                if not self.skip_incomplete:
-                    raise InputError(
-                        f"every row must have {what}, but in {rows.place(index)} `{column}` is {value!r}; use "
-                        "`data.skip_incomplete=true` to leave out such rows"
-                    )
-                complete[index] = False
-        self._num_left_out += rows.num_malformed + int((~complete).sum())
-        return rows if complete.all() else rows.take(np.flatnonzero(complete))
-
-    def _divide(self, rows: Rows, texts: Columns) -> tuple[Rows, Rows]:
-        hashes = (
-            hashlib.blake2b("\0".join(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            for row in zip(*texts, strict=True)
-        )
-        held_out = np.array(
-            [int.from_bytes(digest, "little") < self.validation_fraction * 2**64 for digest in hashes], dtype=np.bool_
-        )
-        if 0 < self.validation_fraction < 1 and (held_out.all() or not held_out.any()):
-            raise InputError(
-                f"`data.validation_fraction` must hold out some of the {len(rows)} rows and leave some, but "
-                f"{self.validation_fraction} {'holds out all' if held_out.all() else 'holds out none'}; use "
-                "`data.validation_path=FILE` or `data.validation_fraction=0`"
-            )
-        return rows.take(np.flatnonzero(~held_out)), rows.take(np.flatnonzero(held_out))
+    def _complete(self, rows: Rows) -> Rows:
+        kept = complete_rows(rows, self.wanted(), skip=self.skip_incomplete)
+        self._num_left_out += rows.num_malformed + len(rows) - len(kept)
+        return kept
 
     def _samples(self, rows: Rows, labels: npt.NDArray[Any]) -> LabelledSamples:
         tokenizer = self.tokenizer
@@ -303,23 +273,3 @@ class RowsDataModule(DataModule):
             token_types=self.sequence_layout.token_types and len(self.wanted()) > 2,
             num_choices=self.num_choices,
         )
-
-
-class _Texts(Corpus):
-    """The texts of rows, for a tokenizer to learn from."""
-
-    def __init__(self, texts: Columns) -> None:
-        self.columns = texts
-
-    def documents(self) -> Iterator[str]:
-        for column in self.columns:
-            yield from column
-
-    def fingerprint(self) -> str:
-        digest = hashlib.blake2b(digest_size=8)
-        for text in self.documents():
-            digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
-
-    def describe(self) -> str:
-        return "the texts of the rows"

@@ -9,6 +9,8 @@ from lmmodules.models.cache import KVCache
 from lmmodules.models.detection_head import DetectionHead
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.hugging_face import from_transformers
+from lmmodules.models.hugging_face_backbone import HuggingFaceBackbone
+from lmmodules.models.hugging_face_folder import from_hugging_face
 from lmmodules.models.positions import Learned, NoPosition, PositionScheme, Rotary, Sinusoidal
 from lmmodules.models.relative_positions import RelativeBias
 from lmmodules.models.sequence_head import SequenceHead
@@ -19,6 +21,7 @@ __all__ = [
     "AuxiliaryLM",
     "Backbone",
     "DetectionHead",
+    "HuggingFaceBackbone",
     "KVCache",
     "LanguageModelHead",
     "Learned",
@@ -30,5 +33,6 @@ __all__ = [
     "Sinusoidal",
     "Transformer",
     "alibi_slopes",
+    "from_hugging_face",
     "from_transformers",
 ]

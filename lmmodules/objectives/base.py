@@ -99,6 +99,14 @@ class Objective(L.LightningModule, ABC):
             stands for the whole of an objective that has but one.
         """
 
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of one forward per token: the backbone's, where a subclass does not add to them.
+
+        Args:
+            length: Tokens per sequence T.
+        """
+        return self.backbone.flops_per_token(length)
+
     # Training
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

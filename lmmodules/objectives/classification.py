@@ -101,7 +101,7 @@ class Classification(SequenceObjective):
         return outputs.argmax(-1)
 
     def metrics(self, predictions: Tensor, labels: Tensor) -> dict[str, float]:
-        """Accuracy, F1 and Matthews' correlation.
+        """Accuracy, F1 and Matthews' correlation, which is 0 where answers or labels are all of one class.
 
         Args:
             predictions: (N,) classes.
@@ -114,8 +114,11 @@ class Classification(SequenceObjective):
             f1 = binary_f1_score(predictions, labels)
         else:
             f1 = multiclass_f1_score(predictions, labels, num_classes, average="macro")
+        # torchmetrics puts a small number in the place of the 0 / 0, and gets anything.
+        varied = len(predictions.unique()) > 1 and len(labels.unique()) > 1
+        matthews = multiclass_matthews_corrcoef(predictions, labels, num_classes) if varied else 0.0
         return {
             "accuracy": float(multiclass_accuracy(predictions, labels, num_classes, average="micro")),
             "f1": float(f1),
-            "matthews": float(multiclass_matthews_corrcoef(predictions, labels, num_classes)),
+            "matthews": float(matthews),
         }

@@ -48,7 +48,11 @@ class LanguageModel(Objective):
 
     def default_head(self) -> LanguageModelHead:
         """The output matrix tied to the token embedding, and nothing else."""
-        return LanguageModelHead(self.backbone.hidden_size, self.backbone.vocab_size)
+        return LanguageModelHead(
+            self.backbone.hidden_size,
+            self.backbone.vocab_size,
+            embedding_size=self.backbone.token_embedding.embedding_dim,
+        )
 
     def hidden_states(self, batch: TokenBatch, rows: Tensor | None = None) -> Tensor:
         """Run the backbone on a batch.

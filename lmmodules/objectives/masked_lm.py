@@ -28,7 +28,14 @@ class MaskedLM(LanguageModel):
 
     def default_head(self) -> LanguageModelHead:
         """BERT's head: dense, GELU, LayerNorm, the tied output matrix and a bias per token."""
-        return LanguageModelHead(self.backbone.hidden_size, self.backbone.vocab_size, transform=True, bias=True)
+        return LanguageModelHead(
+            self.backbone.hidden_size,
+            self.backbone.vocab_size,
+            transform=True,
+            bias=True,
+            norm_eps=getattr(self.backbone, "norm_eps", 1e-5),
+            embedding_size=self.backbone.token_embedding.embedding_dim,
+        )
 
     def losses(self, batch: MaskedBatch) -> dict[str, Term]:
         """Cross-entropy (nats) at the selected positions, and how often the likeliest token was the original."""

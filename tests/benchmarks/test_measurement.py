@@ -171,3 +171,37 @@ def test_pressure_is_read_where_there_is_any(tmp_path) -> None:
     assert stalled_seconds(file) is None
     file.write_text("some avg10=0.37 avg60=0.42 avg300=1.20 total=2500000\nfull avg10=0 avg60=0 avg300=0 total=0\n")
     assert stalled_seconds(file) == 2.5
+
+
+def test_a_candidate_can_have_a_process_for_itself_or_one_for_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    happened = []
+
+    class Process:
+        def __init__(self, chosen: Chosen, case: str, candidate: str) -> None:
+            self.name = candidate
+            happened.append(f"{candidate} starts")
+
+        def __call__(self) -> Seconds:
+            machine.time += 1.0
+            return Seconds(0.25, 0.5)
+
+        def close(self) -> None:
+            happened.append(f"{self.name} ends")
+
+        def __enter__(self) -> Process:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+    monkeypatch.setattr(measurement, "OwnProcess", Process)
+
+    def refuse() -> Callable[[], None]:
+        raise AssertionError("built where it is measured from")
+
+    found = measured(machine, Candidate("own", refuse, process="own"), Candidate("fresh", refuse, process="fresh"))
+    assert found.candidate("own").wall == found.candidate("fresh").wall == [0.25] * 5
+    assert happened.count("own starts") == 1
+    assert happened.count("fresh starts") == 2 + 5  # warm-up and rounds
+    assert happened[-1] == "own ends"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import training
-from benchmarks.measurement import measure
 from benchmarks.processes import OwnProcess, answer
 from benchmarks.training import Sizes
 from benchmarks.workload import choose
@@ -164,14 +162,3 @@ def test_a_process_of_its_own_answers_what_it_is_asked() -> None:
         assert 1 < process.added_memory() < 1000
     with OwnProcess(chosen, "length 32, vocabulary 300", "nobody") as process, pytest.raises(RuntimeError):
         process()
-
-
-@pytest.mark.slow
-def test_candidates_of_several_processes_are_measured_like_others() -> None:
-    chosen = choose("tokenising", {"megabytes": [1]})
-    [case] = chosen.cases()
-    alone = replace(case, candidates=case.candidates[:1], comparisons=())
-    found = measure(chosen, alone, rounds=1, turn_seconds=0.1)
-    [ours] = found.candidates
-    assert len(ours.wall) == len(ours.processor) == len(found.matrix_product) == 1
-    assert ours.operations is None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from lmmodules.batch import IGNORED, LabelledBatch, ScoredBatch
-from lmmodules.data import LabelledDataModule, LabelledDataset, Tokenizer, glue
+from lmmodules.data import Corpus, LabelledDataModule, LabelledDataset, Tokenizer, glue
 from lmmodules.errors import InputError
 
 TEXTS = [
@@ -92,6 +94,25 @@ class TestBatches:
             assert sum(len(batch["labels"]) for batch in batches) == 200
         assert padding[True] < 0.5 * padding[False]
 
+    def test_the_stream_is_divided_among_ranks_and_goes_on_where_it_stood(self, make: Any) -> None:
+        def labels(loader: Any, batches: int) -> list[int]:
+            return [label for batch in islice(iter(loader), batches) for label in batch["labels"].tolist()]
+
+        rows = [(f"{'cat ' * (1 + index * 7 % 40)}{index}", str(index)) for index in range(120)]
+        whole = labels(make(rows, batch_size=8).prepare().train_dataloader(), 6)
+        halves = []
+        for rank in range(2):
+            loader = make(rows, batch_size=4).prepare().training_loader()
+            loader.set_rank(rank, 2)
+            halves.append(labels(loader, 6))
+        parts = [halves[rank][batch * 4 : batch * 4 + 4] for batch in range(6) for rank in range(2)]
+        assert [label for part in parts for label in part] == whole
+        first = make(rows, batch_size=8).prepare().training_loader()
+        begun = labels(first, 3)
+        second = make(rows, batch_size=4).prepare().training_loader()
+        second.load_state_dict(first.state_dict())
+        assert begun + labels(second, 6) == whole
+
     def test_what_is_too_long_is_cut_and_counted(self, make: Any) -> None:
         data = make(balanced(6), max_length=4)
         assert "longest 4, " in data.describe()["training"]
@@ -163,6 +184,26 @@ class TestLabels:
         assert data.prepare().vocab_size == 280
         assert data.tokenizer.decode(data.tokenizer.encode("the cat sat")) == "the cat sat"
 
+    def test_so_is_any_other_kind_of_tokenizer(self, tmp_path: Path) -> None:
+        class Spelling:
+            def fingerprint(self) -> str:
+                return "spelling"
+
+            def train(self, corpus: Corpus) -> Tokenizer:
+                letters = sorted({letter for text in corpus.documents() for letter in text})
+                backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+                    {token: number for number, token in enumerate(["[CLS]", "[SEP]", "[PAD]", "[UNK]", *letters])},
+                    unk_token="[UNK]",
+                ))  # fmt: skip
+                backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+                return Tokenizer(backend)
+
+        path = table(tmp_path / "rows.tsv", balanced(60))
+        data = LabelledDataModule(tokenizer=Spelling(), path=path, cache_dir=tmp_path / "cache").prepare()
+        assert data.describe()["sequence"] == "[CLS] A [SEP]"
+        assert data.tokenizer.has("pad")
+        assert data.vocab_size < 40
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -226,6 +267,8 @@ class TestRefused:
         rows = [*balanced(9), ("x", ""), ("", "yes"), ("y", "nan"), ("only",)]
         data = make(rows, skip_incomplete=True).prepare()
         assert len(data.train_samples) == 9
+        with pytest.raises(InputError, match=r"must be rows with text and a label, but none of the 2 of"):
+            make([("", "yes"), ("x", "")], skip_incomplete=True).prepare()
         assert data.describe()["note"].startswith("4 rows without a label, without text or with other columns left out")
 
 

@@ -125,4 +125,4 @@ def test_the_whole_benchmark() -> None:
     for kind, empty in (("single_line", 27), ("random_span", 30)):
         tasks = read_tasks(DATA, kind)
         assert all(benchmark(DATA, timeout_seconds=20).check(tasks, [task.middle for task in tasks]))
-        assert sum(benchmark(DATA).check(tasks, [""] * len(tasks))) == empty
+        assert sum(benchmark(DATA, timeout_seconds=10).check(tasks, [""] * len(tasks))) == empty

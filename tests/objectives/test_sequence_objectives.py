@@ -142,6 +142,11 @@ class TestMetrics:
         root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         assert found["matthews"] == pytest.approx((tp * tn - fp * fn) / root)
 
+    def test_one_answer_to_everything_correlates_with_nothing(self) -> None:
+        labels = torch.tensor([0] * 26 + [1] * 14)
+        found = made(Classification).metrics(torch.zeros(40, dtype=torch.int64), labels)
+        assert found == {"accuracy": pytest.approx(0.65), "f1": 0.0, "matthews": 0.0}
+
     def test_those_of_three_classes(self) -> None:
         labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
         answers = torch.tensor([0, 1, 1, 1, 2, 0, 2])
