@@ -127,7 +127,9 @@ def plot_claim(
         left.legend(fontsize=8.5, frameon=False, labelcolor=INK)
     lowest_shown, highest_shown = left.get_ylim()
     if baseline is not None and lowest_shown <= baseline[1] <= highest_shown:
-        _draw_baseline(left, baseline)
+        ends = [points[-1][2] for points in drawn.values()]
+        nearest = min(ends, key=lambda end: abs(end - baseline[1]))
+        _draw_baseline(left, baseline, below=nearest > baseline[1])
     left.set_xlabel(curve_label)
     left.set_ylabel(unit)
     _draw_figures(right, figures, colours, label="at the end, a dot per seed")
@@ -232,14 +234,14 @@ def _figure(rows: int, heights: Sequence[float]) -> tuple[Any, Sequence[Any]]:
     return figure, axes
 
 
-def _draw_baseline(axis: Any, baseline: tuple[str, float]) -> None:
+def _draw_baseline(axis: Any, baseline: tuple[str, float], *, below: bool = False) -> None:
     axis.axhline(baseline[1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axis.annotate(
         f"{baseline[0]} {baseline[1]:.3f}",
         (1, baseline[1]),
         xycoords=("axes fraction", "data"),
         ha="right",
-        va="bottom",
+        va="top" if below else "bottom",
         color=MUTED,
         fontsize=9,
     )

@@ -13,8 +13,6 @@ from lmmodules.data.labelled_rows import Rows
 from lmmodules.data.randomness import Int64Array
 from lmmodules.errors import InputError
 
-_NO_NUMBERS = ("", "nan", "none", "null")
-
 
 def lacks_text(value: Any) -> bool:
     """Whether there is no text: nothing, NaN, or white space.
@@ -26,12 +24,12 @@ def lacks_text(value: Any) -> bool:
 
 
 def lacks_label(value: Any) -> bool:
-    """Whether there is no label: nothing, or the text in which programs write nothing.
+    """Whether there is no label: nothing, or the text `nan`, as programs write it; `none` may well be a class.
 
     Args:
         value: Of a label.
     """
-    return lacks_text(value) or str(value).strip().lower() in _NO_NUMBERS
+    return lacks_text(value) or str(value).strip().lower() == "nan"
 
 
 def label_text(value: Any) -> str:
