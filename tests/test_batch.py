@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmmodules.batch import IGNORED, CausalBatch, MaskedBatch, TokenBatch, check_batch, provides
+from lmmodules.batch import IGNORED, CausalBatch, FimBatch, MaskedBatch, TokenBatch, check_batch, provides
 from lmmodules.errors import InputError
 
 OPTIONAL = {"attention_mask", "document_ids", "token_type_ids"}
@@ -12,7 +12,12 @@ OPTIONAL = {"attention_mask", "document_ids", "token_type_ids"}
 
 @pytest.mark.parametrize(
     ("contract", "required"),
-    [(TokenBatch, {"input_ids"}), (CausalBatch, {"input_ids", "labels"}), (MaskedBatch, {"input_ids", "labels"})],
+    [
+        (TokenBatch, {"input_ids"}),
+        (CausalBatch, {"input_ids", "labels"}),
+        (MaskedBatch, {"input_ids", "labels"}),
+        (FimBatch, {"input_ids", "labels", "sections"}),
+    ],
 )
 def test_required_keys_are_told_from_optional_ones(contract: type, required: set[str]) -> None:
     # An annotation kept as a string would make every key required.

@@ -7,6 +7,7 @@ from lmmodules.data.coco_lm import CorrectionViews
 from lmmodules.data.corpora import Corpus, HuggingFaceDataset, StandardLibrary
 from lmmodules.data.datamodule import CorpusDataModule
 from lmmodules.data.electra import DetectionMasking
+from lmmodules.data.fim import FillInTheMiddle
 from lmmodules.data.glue import glue
 from lmmodules.data.labelled import LabelledDataModule
 from lmmodules.data.labelled_rows import LabelledDataset, LabelledFiles, LabelledSource
@@ -36,6 +37,7 @@ __all__ = [
     "DataModule",
     "DetectionMasking",
     "DocumentPacking",
+    "FillInTheMiddle",
     "HuggingFaceDataset",
     "IndependentSelection",
     "LabelledDataModule",

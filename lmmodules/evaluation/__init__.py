@@ -1,6 +1,20 @@
 """Evaluations: what a trained objective is worth, and what it writes."""
 
+from lmmodules.evaluation.classification import ClassificationReport
+from lmmodules.evaluation.extrapolation import Extrapolation
 from lmmodules.evaluation.generation import generate
+from lmmodules.evaluation.infill import infill, infill_batch
+from lmmodules.evaluation.infilling import Infilling
+from lmmodules.evaluation.infilling_session import InfillingSession
 from lmmodules.evaluation.perplexity import Perplexity
 
-__all__ = ["Perplexity", "generate"]
+__all__ = [
+    "ClassificationReport",
+    "Extrapolation",
+    "Infilling",
+    "InfillingSession",
+    "Perplexity",
+    "generate",
+    "infill",
+    "infill_batch",
+]

@@ -75,7 +75,7 @@ def generate(
     _check(backbone, rows, max_new_tokens, temperature, top_k, top_p)
     if not rows or max_new_tokens == 0:
         return [[] for _ in rows]
-    choose = _Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
+    choose = Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
     modules = [module for module in (cast(nn.Module, backbone), head) if module.training]
     try:
         for module in modules:
@@ -92,7 +92,7 @@ def _write(
     head: LanguageModelHead,
     prompts: list[list[int]],
     max_new_tokens: int,
-    choose: _Choice,
+    choose: Choice,
     stop_ids: set[int],
     seed: int | None,
     stream: Stream | None,
@@ -133,8 +133,15 @@ def _write(
     return written
 
 
-class _Choice:
-    """The next token of each row, from logits (B, V)."""
+class Choice:
+    """Chooses the next token of each row.
+
+    Args:
+        greedy: Take the likeliest.
+        temperature: Logits are divided by it.
+        top_k: Draw among the k likeliest; `None` for all.
+        top_p: Draw among the fewest that together have this probability; `None` for all.
+    """
 
     def __init__(self, greedy: bool, temperature: float, top_k: int | None, top_p: float | None) -> None:
         self.greedy = greedy
@@ -143,6 +150,7 @@ class _Choice:
         self.top_p = top_p
 
     def __call__(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Tokens (B,) from logits (B, V), drawn with a generator or with torch's own."""
         if self.greedy:
             return logits.argmax(-1)
         logits = logits.float() / self.temperature

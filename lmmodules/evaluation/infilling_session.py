@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmmodules.data.fim_sentinels import Order, Sentinels
 from lmmodules.data.tokenizer import Tokenizer
-from lmmodules.evaluation.generation import Writer, _Choice
+from lmmodules.evaluation.generation import Choice, Writer
 from lmmodules.evaluation.infill import Middle, check_fills_in, context_room, infilling_prompt
 from lmmodules.models.cache import KVCache
 
@@ -93,7 +93,7 @@ class InfillingSession:
         embedding = backbone.token_embedding.weight
         room = context_room(self.model, self.max_length, max_new_tokens)
         prompt = infilling_prompt(self.tokenizer, self.sentinels, prefix, self.suffix, order=self.order, room=room)
-        choose = _Choice(temperature == 0.0, temperature, top_k, top_p)
+        choose = Choice(temperature == 0.0, temperature, top_k, top_p)
         generator = None if seed is None else torch.Generator(embedding.device).manual_seed(seed)
 
         hidden = self._read(prompt, max_new_tokens)

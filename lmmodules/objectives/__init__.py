@@ -1,10 +1,12 @@
 """Objectives: LightningModules that hold a backbone and turn a batch into a loss. One file per paper."""
 
+from lmmodules.objectives.alibi import TrainShortTestLong
 from lmmodules.objectives.base import Objective
 from lmmodules.objectives.causal_lm import CausalLM
 from lmmodules.objectives.classification import Classification
 from lmmodules.objectives.coco_lm import CocoLM
 from lmmodules.objectives.electra import ELECTRA
+from lmmodules.objectives.fim import FIM
 from lmmodules.objectives.language_model import LanguageModel
 from lmmodules.objectives.masked_lm import MaskedLM
 from lmmodules.objectives.multiple_choice import MultipleChoice
@@ -14,6 +16,7 @@ from lmmodules.objectives.sequence_objective import SequenceObjective
 
 __all__ = [
     "ELECTRA",
+    "FIM",
     "CausalLM",
     "Classification",
     "CocoLM",
@@ -24,4 +27,5 @@ __all__ = [
     "Regression",
     "RoBERTa",
     "SequenceObjective",
+    "TrainShortTestLong",
 ]
