@@ -45,7 +45,19 @@ ALLOWED = {
 # Packages that only some parts may import at module level.
 LIGHTNING = {"data", "objectives", "callbacks", "parallel"}
 # Extras are imported in the function that needs them, by `errors.require`.
-EXTRAS = {"transformers", "datasets", "pyarrow", "zstandard", "matplotlib", "wandb", "mlflow", "tensorboard", "spacy", "gguf", "accelerate"}
+EXTRAS = {
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "zstandard",
+    "matplotlib",
+    "wandb",
+    "mlflow",
+    "tensorboard",
+    "spacy",
+    "gguf",
+    "accelerate",
+}
 
 
 def imports(path: Path, *, top_level_only: bool) -> list[str]:

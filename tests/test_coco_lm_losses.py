@@ -144,14 +144,14 @@ class TestCorrection:
         mixture = mixture_correction(nats_of(LOGITS), COPY, ORIGINALS)
         assert mixture.item() / 2 == pytest.approx(0.450291, abs=1e-6)
         each = [
-            mixture_correction(nats_of(LOGITS)[i : i + 1], COPY[i : i + 1], ORIGINALS[i : i + 1]).item()
-            for i in (0, 1)
+            mixture_correction(nats_of(LOGITS)[i : i + 1], COPY[i : i + 1], ORIGINALS[i : i + 1]).item() for i in (0, 1)
         ]
         assert each == pytest.approx([0.753451, 0.147131], abs=1e-6)
 
     @pytest.mark.parametrize(
-        ("form", "norms"), [("weighted", [0.31994, 0.15799]), ("mixture", [0.43764, 0.04576]), ("plain", [0.43764, 0.86603])]
-    )  # fmt: skip
+        ("form", "norms"),
+        [("weighted", [0.31994, 0.15799]), ("mixture", [0.43764, 0.04576]), ("plain", [0.43764, 0.86603])],
+    )
     def test_gradients_of_the_worked_example(self, form: str, norms: list[float]) -> None:
         logits, copy_logits = LOGITS.clone().requires_grad_(), COPY.clone().requires_grad_()
         nats = nats_of(logits)

@@ -63,7 +63,10 @@ class TestRefusals:
             (["max_steps=1", "log_every_steps=0"], "`log_every_steps` must be a whole number of optimizer steps"),
             (["max_steps=1", "resume=nowhere.ckpt"], "`resume` must be a file"),
             (["max_steps=1", "model=encoder_tiny"], "`CausalLM` needs a causal backbone, but `lmmodules.models"),
-            (["max_steps=1", "transform=masking"], "`CausalLM` needs a `CausalBatch`, but the data yields a `MaskedBatch`"),
+            (
+                ["max_steps=1", "transform=masking"],
+                "`CausalLM` needs a `CausalBatch`, but the data yields a `MaskedBatch`",
+            ),
             (["max_steps=1", "data.batch_siez=3"], "`data.batch_siez` is not an option here"),
             (["max_steps=1", "model=decoder_smal"], "`model` has no option `decoder_smal`; there are"),
             (["max_steps=1", "+data.batch_siez=3"], "unexpected keyword argument 'batch_siez'"),

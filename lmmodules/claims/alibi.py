@@ -36,10 +36,10 @@ class ExtrapolationClaim(Claim):
             rows = figures.get("lengths", [{"length": length, "loss": math.inf} for length in LENGTHS])
             curves[arm] = [(float(row["length"]), float(row["loss"])) for row in rows]
         at = {arm: dict(curve) for arm, curve in curves.items()}
-        figures = {arm: losses[FAR] for arm, losses in at.items() if FAR in losses}
+        # What is drawn comes first, in colours of its own; a scheme that ends with training has but the one point.
+        drawn = {arm if FAR in at[arm] else f"{arm} at {TRAIN_LENGTH}": curve for arm, curve in curves.items()}
+        figures = {name: dict(curve).get(FAR, curve[-1][1]) for name, curve in drawn.items()}
         figures |= {f"{arm} at {TRAIN_LENGTH}": losses[TRAIN_LENGTH] for arm, losses in at.items()}
-        # A scheme that ends at the training length has but the one point.
-        drawn = {arm if arm in figures else f"{arm} at {TRAIN_LENGTH}": curve for arm, curve in curves.items()}
         return Measurement(figures, drawn)
 
 

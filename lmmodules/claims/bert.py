@@ -10,7 +10,8 @@ WARMUP = Claim(
     name="warmup",
     statement="A post-norm network at a high peak learning rate needs warmup.",
     source=(
-        "Devlin et al. 2019, appendix A.2: Adam at 1e-4, warmup over the first 10,000 of 1,000,000 steps, linear decay"
+        "Devlin et al. 2019, as Liu et al. 2019, section 2.4, report it: Adam at 1e-4, warmup over the first 10,000 of "
+        "1,000,000 steps, linear decay"
     ),
     reported=(
         "No figure: the paper uses warmup and does not go without. Xiong et al. 2020, *On Layer Normalization in the "

@@ -46,6 +46,12 @@ class Perplexity:
             Mean of each term of the objective's loss, `perplexity`, the number of `targets` it is over, and
             `unigram_entropy`, the loss of a model that knows the frequencies of the tokens and nothing of their order.
         """
+        term = objective.perplexity_term
+        if term is None:
+            raise InputError(
+                f"`evaluation=perplexity` needs a loss per token, which `{type(objective).__name__}` has not; use "
+                "`evaluation=classification`"
+            )
         totals = Totals()
         targets = 0
         data.setup("validate")
@@ -56,7 +62,7 @@ class Perplexity:
                 terms = objective.losses({name: tensor.to(objective.device) for name, tensor in batch.items()})
                 totals.add(terms)
                 first = next(iter(terms.values()))
-                targets += int(terms.get(objective.perplexity_term, first).count)
+                targets += int(terms.get(term, first).count)
         means = totals.collect()
         if not targets:
             raise InputError(
@@ -65,7 +71,7 @@ class Perplexity:
             )
         return {
             **means,
-            "perplexity": math.exp(min(means[objective.perplexity_term], 700.0)),
+            "perplexity": math.exp(min(means[term], 700.0)),
             "targets": targets,
             "unigram_entropy": data.unigram_entropy(),
         }

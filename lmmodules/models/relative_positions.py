@@ -80,7 +80,8 @@ class RelativeBias(PositionScheme):
             by_distance = by_distance.masked_fill(distances > 0, float("-inf"))
         # Each query reads the same numbers one place further on: windows over one vector instead of T^2 look-ups,
         # whose gradient would be a sum of T^2 numbers into a few rows.
-        return by_distance.unfold(1, key_length, 1).flip(1)[None]
+        windows: Tensor = by_distance.unfold(1, key_length, 1)
+        return windows.flip(1)[None]
 
     def extra_repr(self) -> str:
         """Sizes that the table alone does not show."""

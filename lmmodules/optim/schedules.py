@@ -138,7 +138,7 @@ class BertLinear(Decay):
     others have since called by that name.
 
     Source:
-        Devlin et al. 2019, "BERT", appendix A.2; google-research/bert, `optimization.py`.
+        Devlin et al. 2019, "BERT"; google-research/bert, `optimization.py`.
     """
 
     def curve(self, step: int, warmup_steps: int, max_steps: int) -> float:

@@ -43,7 +43,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Gathere
     sizes: list[int] = counts.tolist()
     padded = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
     everyone: Tensor = _AllGather.apply(padded, group)  # type: ignore[no-untyped-call]
-    by_rank = everyone.unflatten(0, (len(sizes), max(sizes)))
+    by_rank = everyone.view(len(sizes), max(sizes), *rows.shape[1:])
     parts = [part[:size] for part, size in zip(by_rank, sizes, strict=True)]
     return Gathered(torch.cat(parts), sum(sizes[: rank(group)]))
 

@@ -47,7 +47,11 @@ class TestFinding:
         assert find_claims() == CLAIMS
 
     def test_by_paper(self) -> None:
-        assert [claim.name for claim in find_claims("roberta")] == ["dynamic_masking", "input_formats", "sentence_pairs"]
+        assert [claim.name for claim in find_claims("roberta")] == [
+            "dynamic_masking",
+            "input_formats",
+            "sentence_pairs",
+        ]
 
     def test_by_name(self) -> None:
         assert [claim.stem for claim in find_claims("roberta", "input_formats")] == ["roberta_input_formats"]
@@ -60,7 +64,9 @@ class TestFinding:
         assert str(caught.value).startswith(f"`paper` must be one of {papers}, but is `gpt5`; use `paper=")
 
     def test_an_unknown_claim(self) -> None:
-        with pytest.raises(InputError, match="`claim` must be one of dynamic_masking, input_formats, sentence_pairs, but is `x`"):
+        with pytest.raises(
+            InputError, match="`claim` must be one of dynamic_masking, input_formats, sentence_pairs, but is `x`"
+        ):
             find_claims("roberta", "x")
 
 

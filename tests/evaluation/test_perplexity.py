@@ -90,6 +90,13 @@ def test_how_targets_are_divided_into_batches_is_no_matter(model: CausalLM) -> N
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_an_objective_without_a_loss_per_token_is_refused(model: CausalLM) -> None:
+    model.perplexity_term = None
+    data: Any = HeldOut(UNEVEN)
+    with pytest.raises(InputError, match=r"`evaluation=perplexity` needs a loss per token.*use `evaluation=classific"):
+        Perplexity()(model, data)
+
+
 def test_only_so_many_batches_are_read(model: CausalLM) -> None:
     data: Any = HeldOut(UNEVEN)
     figures = Perplexity(max_batches=1)(model, data)
