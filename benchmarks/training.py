@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +37,13 @@ class Sizes:
 SMALL = Sizes()
 
 
-def corpus(vocab_size: int, length: int, batch_size: int, transform: Transform | None = None) -> CorpusDataModule:
+def corpus(
+    vocab_size: int,
+    length: int,
+    batch_size: int,
+    transform: Transform | None = None,
+    special_tokens: Sequence[str] = (),
+) -> CorpusDataModule:
     """The standard library as tokens, under the cache directory.
 
     It has not the words to fill a large vocabulary, so the tokens of one are the first 8,192: what a step costs
@@ -48,8 +54,9 @@ def corpus(vocab_size: int, length: int, batch_size: int, transform: Transform |
         length: Positions of a sample.
         batch_size: Samples of a batch.
         transform: What becomes of a block; `None` for next-token prediction.
+        special_tokens: What the tokenizer has beyond its usual ones.
     """
-    recipe = ByteLevelBPE(vocab_size=min(vocab_size, LARGEST_TOKENIZER))
+    recipe = ByteLevelBPE(vocab_size=min(vocab_size, LARGEST_TOKENIZER), special_tokens=tuple(special_tokens))
     return CorpusDataModule(tokenizer=recipe, transform=transform, max_length=length, batch_size=batch_size).prepare()
 
 

@@ -34,6 +34,7 @@ def generate(config: DictConfig) -> list[str]:
         The continuations, or the middles.
     """
     from lmmodules.checkpoint import load, load_tokenizer
+    from lmmodules.models.floating_point import flush_denormals
     from lmmodules.objectives import LanguageModel
 
     fills_in = config.prefix is not None or config.suffix is not None
@@ -46,6 +47,7 @@ def generate(config: DictConfig) -> list[str]:
             raise InputError(missing_value(key))
     if not isinstance(config.num_samples, int) or config.num_samples < 1:
         raise InputError(f"`num_samples` must be a whole number, at least 1, but is {config.num_samples}")
+    flush_denormals()  # before torch starts its threads
     tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
     if not isinstance(objective, LanguageModel) or not objective.backbone.causal:
@@ -65,7 +67,7 @@ def write_on(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer)
     """
     from lmmodules.evaluation.generation import generate as generate_tokens
 
-    prompt = tokenizer.encode(str(config.prompt)) or [tokenizer.eos_id]
+    prompt = prompt_ids(config, objective, tokenizer)
     continuations = []
     for sample in range(config.num_samples):
         _announce(sample, config.num_samples)
@@ -84,6 +86,49 @@ def write_on(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer)
         stream.close()
         continuations.append(tokenizer.decode(written))
     return continuations
+
+
+def prompt_ids(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[int]:
+    """The tokens to write on from: those of the prompt, within its template if the checkpoint is of P-tuning.
+
+    Args:
+        config: See `generate`.
+        objective: The checkpoint's; pseudo-tokens become tokens of its network.
+        tokenizer: The checkpoint's.
+
+    Raises:
+        InputError: When the template has not one field for the prompt to stand in.
+    """
+    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
+    from lmmodules.checkpoint import read_checkpoint
+    from lmmodules.data.prompt_rows import PromptLayout
+    from lmmodules.export import prompt_templates
+    from lmmodules.models.prompt_files import prompts_as_tokens
+    from lmmodules.objectives.p_tuning import PTuning
+
+    if not isinstance(objective, PTuning):
+        return tokenizer.encode(str(config.prompt)) or [tokenizer.eos_id]
+    templates = prompt_templates(objective, read_checkpoint(config.checkpoint)[SNAPSHOT_KEY])
+    task = objective.tasks[0] if config.get("task") is None else str(config.task)
+    if task not in templates:
+        raise InputError(f"`task` must be one of {', '.join(templates)}, but is {task}")
+    template = templates[task]
+    if len(template.fields) != 1:
+        raise InputError(
+            f"`prompt` fills in the one field of a template, but that of {task} has the fields "
+            f"{', '.join(template.fields)}"
+        )
+    first = sum(objective.prompt_lengths[: objective.tasks.index(task)])
+    layout = PromptLayout(tokenizer, True, objective.backbone.max_length or 1 << 30)
+    columns = {template.fields[0]: [str(config.prompt)]}
+    row = layout.rows(template, columns, [[tokenizer.eos_id]], first_prompt=first)[0]
+    table = objective.prompts()
+    if table is None:
+        return row.input_ids
+    size = objective.backbone.token_embedding.num_embeddings
+    objective.head = prompts_as_tokens(objective.backbone, objective.head, table)
+    pairs = zip(row.input_ids, row.prompt_ids, strict=True)
+    return [token if prompt < 0 else size + prompt for token, prompt in pairs]
 
 
 def fill_in(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.claims import SCALES, Claim, all_claims, find_claims
+from lmmodules.claims.materials import missing_materials
 from lmmodules.command import conf_directory, run_command
 from lmmodules.errors import InputError, require
 
@@ -34,7 +35,7 @@ def reproduce(config: DictConfig) -> list[Result]:
         The results.
 
     Raises:
-        InputError: When there is no such claim, or a seed or the scale is wrong.
+        InputError: When there is no such claim, what it needs is missing, or a seed or the scale is wrong.
     """
     from rich.console import Console
 
@@ -50,6 +51,10 @@ def reproduce(config: DictConfig) -> list[Result]:
     output = results_directory(config.output)
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
+    if not config.render_only:
+        from lmmodules.models.floating_point import flush_denormals
+
+        flush_denormals()  # before torch starts its threads
     results = []
     for claim in claims:
         if config.render_only:
@@ -58,6 +63,12 @@ def reproduce(config: DictConfig) -> list[Result]:
                 continue
             result = found
         else:
+            missing = missing_materials(claim.needs)
+            if missing is not None and config.claim is not None:
+                raise InputError(f"`claim={claim.name}` {missing}")
+            if missing is not None:
+                console.print(f"{claim.paper} {claim.name} is left out: it {missing}", highlight=False, soft_wrap=True)
+                continue
             try:
                 result = measure(claim, config.scale, seeds, Path(config.runs), console)
             except SystemExit:  # what a run makes of Ctrl-C and SIGTERM

@@ -150,6 +150,9 @@ def assemble(config: DictConfig) -> Run:
     check(config)
     import lightning as L
 
+    from lmmodules.models.floating_point import flush_denormals
+
+    flush_denormals()  # before torch starts its threads
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
     weights = settle_model(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Trial:
             *overrides: What it does not share with the others.
         """
         asked = (*self.overrides, *overrides, f"seed={self.seed}")
-        directory = self.directory / f"{arm.replace(' ', '_')}-{_fingerprint(asked)}"
+        directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{_fingerprint(asked)}"
         if not (directory / OUTCOME).is_file():
             self._tell(arm, None)
             _train(asked, directory)

@@ -8,12 +8,12 @@ from statistics import median
 from time import process_time
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
 from lmmodules.claims.base import Claim, Measurement
 from lmmodules.claims.rules import Below, NotAbove
 
 if TYPE_CHECKING:
+    import torch
+
     from lmmodules.objectives import Objective
     from lmmodules.trial import Trial
 
@@ -61,6 +61,8 @@ class CostClaim(Claim):
 
     def measure(self, trial: Trial) -> Measurement:
         """Costs relative to that of one arm: medians over rounds in which the arms take turns."""
+        import torch
+
         from lmmodules.checkpoint import load
 
         lengths = dict(self.lengths)
@@ -92,6 +94,8 @@ class TrainingStep:
     """
 
     def __init__(self, objective: Objective, length: int, tokens: int) -> None:
+        import torch
+
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(objective.backbone.vocab_size, (tokens // length, length + 1), generator=generator)
         ids = ids.to(objective.device)
@@ -101,6 +105,8 @@ class TrainingStep:
 
     def seconds(self) -> float:
         """Seconds of the processor, or of the GPU, that a step takes."""
+        import torch
+
         on_gpu = self.objective.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []  # type: ignore[no-untyped-call]
         if on_gpu:
@@ -117,6 +123,8 @@ class TrainingStep:
 
     def kept_bytes(self) -> int:
         """Bytes of the tensors that the forward pass keeps for the backward pass, weights among them."""
+        import torch
+
         sizes: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,7 @@ class Claim:
         remarks: What a reader should know about the measurement, in sentences.
         unit: Of the figures.
         curve_label: What stands below the curves.
+        needs: What has to be there to measure it, out of `materials.MATERIALS`.
     """
 
     paper: str
@@ -68,6 +69,7 @@ class Claim:
     remarks: str = ""
     unit: str = "validation loss, nats per target"
     curve_label: str = "optimizer steps"
+    needs: Sequence[str] = ()
 
     @property
     def stem(self) -> str:

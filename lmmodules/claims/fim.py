@@ -76,8 +76,8 @@ FIM_FOR_FREE = FreeMiddle(
             "data.max_length=128",
             "data.batch_size=16",
             "optimizer.lr=3e-3",
-            "max_steps=1000",
-            "validate_every_steps=125",
+            "max_steps=600",
+            "validate_every_steps=100",
             "trainer.limit_val_batches=40",
         ),
         "gpu": (

@@ -1,6 +1,7 @@
 """Evaluations: what a trained objective is worth, and what it writes."""
 
 from lmmodules.evaluation.classification import ClassificationReport
+from lmmodules.evaluation.correction import Correction
 from lmmodules.evaluation.extrapolation import Extrapolation
 from lmmodules.evaluation.generation import generate
 from lmmodules.evaluation.infill import infill, infill_batch
@@ -10,6 +11,7 @@ from lmmodules.evaluation.perplexity import Perplexity
 
 __all__ = [
     "ClassificationReport",
+    "Correction",
     "Extrapolation",
     "Infilling",
     "InfillingSession",

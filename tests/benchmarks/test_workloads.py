@@ -14,6 +14,8 @@ from benchmarks.training import Sizes
 from benchmarks.workload import choose
 from benchmarks.workloads.alibi_step import LEARNED, AlibiStep
 from benchmarks.workloads.causal_lm_step import CausalLMStep
+from benchmarks.workloads.coco_lm_step import CocoLMStep
+from benchmarks.workloads.fim import FimTransform, decode_cut_encode
 from benchmarks.workloads.generation import Generation
 from benchmarks.workloads.masked_lm_step import MaskedLMStep
 from benchmarks.workloads.masking import MaskingTransform
@@ -21,6 +23,7 @@ from benchmarks.workloads.tokenising import Tokenising
 from benchmarks.workloads.trainer_overhead import BARE, TrainerOverhead
 from lmmodules import CorpusDataModule
 from lmmodules.data import ByteLevelBPE
+from lmmodules.data.fim_sentinels import Sentinels
 
 TINY = Sizes(hidden_size=32, num_layers=2, num_heads=2)
 VOCAB = 300
@@ -28,12 +31,12 @@ VOCAB = 300
 
 @pytest.fixture(autouse=True)
 def small_corpus(monkeypatch: pytest.MonkeyPatch, texts: Path) -> None:
-    def corpus(vocab_size, length, batch_size, transform=None):
-        recipe = ByteLevelBPE(vocab_size=min(vocab_size, VOCAB))
+    def corpus(vocab_size, length, batch_size, transform=None, special_tokens=()):
+        recipe = ByteLevelBPE(vocab_size=min(vocab_size, VOCAB), special_tokens=special_tokens)
         options = {"path": texts, "max_length": length, "batch_size": batch_size}
         return CorpusDataModule(tokenizer=recipe, transform=transform, **options).prepare()
 
-    for name in ("masked_lm_step", "causal_lm_step", "alibi_step", "masking", "tokenising"):
+    for name in ("masked_lm_step", "causal_lm_step", "alibi_step", "coco_lm_step", "masking", "fim", "tokenising"):
         monkeypatch.setattr(f"benchmarks.workloads.{name}.corpus", corpus)
 
 
@@ -55,6 +58,8 @@ AGREEMENTS = {
     "gpt2": lambda: causal_lm().agreement_with_gpt2(VOCAB),
     "small gpt": lambda: causal_lm().agreement_with_small_gpt(VOCAB),
     "bloom": lambda: AlibiStep(sizes=TINY, tokens=64).agreement(VOCAB, 16),
+    "two models": lambda: CocoLMStep(sizes=TINY, length=16, batch_size=4).agreement(VOCAB),
+    "fill-in-the-middle": lambda: FimTransform(length=64, batch_size=2).agreement(VOCAB, 0.9),
     "generation": lambda: Generation(sizes=TINY, prompt_tokens=5, new_tokens=7).agreement(VOCAB, 2),
 }
 
@@ -62,7 +67,7 @@ AGREEMENTS = {
 @pytest.mark.parametrize("peer", AGREEMENTS)
 def test_ours_and_the_peer_compute_the_same(peer: str) -> None:
     found = AGREEMENTS[peer]()
-    assert [one.what for one in found] in (["loss", "largest gradient"], ["share of tokens"])
+    assert [one.what for one in found] in (["loss", "largest gradient"], ["loss"], ["share of tokens"])
     assert all(one.holds for one in found), found
 
 
@@ -114,6 +119,28 @@ def test_a_step_changes_every_weight(build, monkeypatch: pytest.MonkeyPatch) -> 
     changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
     assert all(changed)
     assert model.training
+
+
+def test_a_wrong_loss_of_one_view_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = CocoLMStep(sizes=TINY, length=16, batch_size=4)
+    plain = CocoLMStep.objective
+
+    def other(self, peer, **options):
+        objective = plain(self, peer, **options)
+        objective.scl_weight = 1.1
+        return objective
+
+    monkeypatch.setattr(CocoLMStep, "objective", other)
+    assert not workload.agreement(VOCAB)[0].holds
+
+
+def test_the_loop_moves_as_many_middles_as_it_is_told() -> None:
+    tokenizer, batches = FimTransform(length=64, batch_size=2).blocks(VOCAB)
+    middle = Sentinels.of(tokenizer).middle
+    moved = [
+        sum(int((decode_cut_encode(tokenizer, *batch, rate) == middle).sum()) for batch in batches) for rate in (0, 1)
+    ]
+    assert moved[0] == 0 < moved[1]
 
 
 def test_masking_selects_as_much_as_the_collator() -> None:
