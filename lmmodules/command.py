@@ -105,6 +105,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    # Having Slurm's commands does not mean that this run is to go through them.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used")
 
 
 def input_error(error: BaseException | None) -> str | None:

@@ -25,7 +25,7 @@ class FIM(CausalLM):
     The loss is that of `CausalLM` over the whole sequence, sentinels included: the data alone teaches to fill in.
     Beside it stand the losses of documents left in their order (`left_to_right_loss`), of the pieces of the others
     (`prefix_loss`, `suffix_loss`, `middle_loss`), and of the end token behind a middle (`end_loss`), by which the
-    model says that it has met the suffix. A section that no batch held since the last log has a loss of 0.
+    model says that it has met the suffix. A section that no batch held since the last log is not told.
 
     Source:
         Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", section 3.

@@ -58,15 +58,20 @@ class Totals:
             group: Ranks that hold different data; `None` for all of them.
 
         Returns:
-            Mean of each term by name, in the order in which the terms were first added; empty if nothing was.
+            Mean of each term by name, in the order in which the terms were first added; empty if nothing was. What is
+            only watched and had no target anywhere has no mean and is left out.
         """
         if not self._pairs:
             return {}
         packed = torch.stack(list(self._pairs.values()))  # (terms, 2)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1:
             dist.all_reduce(packed, group=group)
-        means = (packed[:, 0] / packed[:, 1].clamp(min=1)).tolist()
-        result = dict(zip(self._pairs, means, strict=True))
+        sums, counts = packed.T.tolist()
+        result = {
+            name: total / max(count, 1)
+            for name, total, count in zip(self._pairs, sums, counts, strict=True)
+            if count or self._weights[name]
+        }
         optimised = [name for name, weight in self._weights.items() if weight]
         if optimised != ["loss"]:
             result["loss"] = sum(self._weights[name] * result[name] for name in optimised)

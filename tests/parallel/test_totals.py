@@ -47,6 +47,14 @@ def test_no_target_gives_zero_and_not_nan() -> None:
     assert totals.collect() == {"loss": 0.0}
 
 
+def test_what_is_only_watched_and_had_no_target_is_left_out() -> None:
+    totals = Totals()
+    totals.add({"loss": Term(torch.tensor(6.0), 2), "end": Term(torch.tensor(0.0), 0, weight=0.0)})
+    assert totals.collect() == {"loss": 3.0}
+    totals.add({"loss": Term(torch.tensor(6.0), 2), "end": Term(torch.tensor(4.0), 1, weight=0.0)})
+    assert totals.collect() == {"loss": 3.0, "end": 4.0}
+
+
 def test_adding_keeps_no_graph_and_does_not_change_what_was_given() -> None:
     totals = Totals()
     loss = torch.tensor(2.0, requires_grad=True) * 3
