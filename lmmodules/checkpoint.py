@@ -13,6 +13,7 @@ from torch import nn
 
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
 from lmmodules.errors import InputError
+from lmmodules.parallel.sharded_checkpoint import is_sharded, read_whole
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
@@ -87,11 +88,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: When the file is missing, truncated or foreign.
     """
     file = resolve_checkpoint(path)
-    if file.is_dir():
-        raise InputError(
-            f"`{file}` is a checkpoint in parts, one per process; train with "
-            "`trainer.strategy.save_distributed_checkpoint=false` to have one file"
-        )
+    if is_sharded(file):
+        return _checked(read_whole(file), file)
     try:
         checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -100,6 +98,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"`{file}` cannot be read as a checkpoint: it is truncated, damaged, or not a checkpoint at all"
         ) from error
+    return _checked(checkpoint, file)
+
+
+def _checked(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
     if not _explains_itself(checkpoint):
         raise InputError(
             f"`{file}` was not written by lmmodules: it does not say what network its weights belong to; "

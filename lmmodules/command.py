@@ -26,6 +26,12 @@ from lmmodules.errors import InputError
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST}
 """Errors of the operating system that mean: not here."""
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
+"""Where torchrun, Lightning, Slurm and submitit say which of its processes this is."""
+
+PLUGINS = {"submitit_slurm": "sweep", "submitit_local": "sweep", "joblib": "sweep", "optuna": "optuna"}
+"""Options of Hydra's own groups that plugins bring, and the extra that brings the plugin."""
+
 
 def conf_directory() -> Path:
     """The configuration folder: inside the package where a wheel put it, beside it in a checkout."""
@@ -70,9 +76,16 @@ def told_in_one_sentence(command: str) -> Iterator[None]:
         sentence = input_error(error)
         if sentence is None or os.environ.get("LMM_TRACEBACK") == "1":
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other ranks found the same
+        if "SUBMITIT_EXECUTOR" in os.environ:  # a trial of a sweep, whose launcher waits for the error
+            raise
+        if is_first_process():  # the other ranks found the same
             print(f"{command}: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of its run, or the only one, whoever started it."""
+    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
 
 
 @contextmanager
@@ -152,6 +165,8 @@ def _one_sentence(text: str) -> str:
     """Hydra's own errors in our form."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     missing = re.match(r"(?:In '.*': )?Could not find '(.*)/(.*)'", lines[0])
+    if missing and missing[2] in PLUGINS:
+        return f"`{missing[1]}` needs a plugin for `{missing[2]}`: pip install 'lmmodules[{PLUGINS[missing[2]]}]'"
     if missing and len(lines) > 1 and lines[1].startswith("Available options"):
         options = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
         return f"`{missing[1]}` has no option `{missing[2]}`; there are {', '.join(options)}"

@@ -120,11 +120,14 @@ def evaluation_data(
         InputError: When the transform does not make such batches.
     """
     from lmmodules.batch import ChoiceBatch, LabelledBatch, ScoredBatch, provides
+    from lmmodules.prompt_batch import PromptBatch
 
     if batch_type in (ChoiceBatch, LabelledBatch, ScoredBatch):
         raise InputError(
             "the checkpoint's objective answers rows and has no likelihood of text; use `evaluation=classification`"
         )
+    if provides(batch_type, PromptBatch):
+        raise InputError("the checkpoint's objective answers prompts; use `evaluation=knowledge`")
     with open_dict(config):
         for part in ("transform", "packing"):
             if config[part] is None and part in trained:
@@ -155,9 +158,10 @@ def checkpoint_data(config: DictConfig, tokenizer: Tokenizer, trained: dict[str,
     Raises:
         InputError: When the checkpoint was not trained on rows.
     """
-    from lmmodules.batch import ChoiceBatch, LabelledBatch, ScoredBatch
+    from lmmodules.batch import ChoiceBatch, LabelledBatch, ScoredBatch, provides
+    from lmmodules.prompt_batch import PromptBatch
 
-    if batch_type not in (ChoiceBatch, LabelledBatch, ScoredBatch):
+    if batch_type not in (ChoiceBatch, LabelledBatch, ScoredBatch) and not provides(batch_type, PromptBatch):
         raise InputError(
             f"`evaluation=classification` needs a checkpoint of `objective=classification`, `regression` or "
             f"`multiple_choice`, but this one's objective reads a `{batch_type.__name__}`; use `evaluation=perplexity`"

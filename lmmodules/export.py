@@ -18,7 +18,9 @@ from lmmodules.errors import InputError
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
+    from lmmodules.data.prompt_template import PromptTemplate
     from lmmodules.objectives import Objective
+    from lmmodules.objectives.p_tuning import PTuning
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-"""What an export consists of, and all that one may be written over."""
+"""What an export consists of."""
+PROMPT_FILES = ("prompts.safetensors", "prompts.json", "peft")
+"""What an export of P-tuning has besides; with `FILES` all that one may be written over."""
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token", "mask": "mask_token"}
 """Special tokens by role, here and in transformers."""
 
@@ -84,6 +88,7 @@ def export_checkpoint(
     length = snapshot.get("config", {}).get("data", {}).get("max_length")
     with written_whole(output) as folder:
         name = _write_network(folder, objective, tokenizer, length)
+        _write_prompts(folder, objective, snapshot)
         if tokenizer is None:
             log.warning(f"`{checkpoint}` carries no tokenizer, so there is none in `{output}`")
         else:
@@ -110,6 +115,50 @@ def _write_network(folder: Path, objective: Objective, tokenizer: Tokenizer | No
         head = None
     ids = {} if tokenizer is None else {role: tokenizer.id_of(role) for role in ROLES if tokenizer.has(role)}
     return save_for_transformers(folder, backbone, head, token_ids=ids, max_length=length)
+
+
+def _write_prompts(folder: Path, objective: Objective, snapshot: dict[str, Any]) -> None:
+    """What a checkpoint of P-tuning has learned beside the network, without the encoders it was learned by."""
+    from lmmodules.models.prompt_files import write_peft_adapter, write_prompts
+    from lmmodules.objectives.p_tuning import PTuning
+
+    if not isinstance(objective, PTuning):
+        return
+    prompts = objective.folded()
+    if not prompts:
+        log.warning("the checkpoint has no pseudo-tokens, so there is no prompt to export")
+        return
+    templates = prompt_templates(objective, snapshot)
+    write_prompts(folder, prompts, {task: template.text for task, template in templates.items()})
+    if len(prompts) == 1 and objective.backbone.causal and templates and next(iter(templates.values())).is_prefix:
+        write_peft_adapter(folder, next(iter(prompts.values())), objective.backbone)
+
+
+def prompt_templates(objective: PTuning, snapshot: dict[str, Any]) -> dict[str, PromptTemplate]:
+    """The templates that a checkpoint of P-tuning was trained with, by task; none where they are not known.
+
+    Args:
+        objective: The checkpoint's.
+        snapshot: What the checkpoint says of itself.
+
+    Raises:
+        InputError: When it asks for data that is not of this package.
+    """
+    from hydra.utils import instantiate
+
+    from lmmodules.data.knowledge_probes import KnowledgeProbes
+    from lmmodules.data.super_glue import SuperGlue
+    from lmmodules.evaluate import refuse_foreign
+
+    node = snapshot.get("config", {}).get("data")
+    if node is None:
+        return {}
+    node = {**node, "tokenizer": None}
+    refuse_foreign(node)
+    data = instantiate(node, _convert_="all")
+    if isinstance(data, KnowledgeProbes):
+        return {task: data.template_of(task) for task in objective.tasks}
+    return {data.task: data.prompt_template} if isinstance(data, SuperGlue) else {}
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int | None) -> None:
@@ -139,7 +188,7 @@ def _check_free(output: Path, overwrite: bool) -> None:
         return
     if not output.is_dir():
         raise InputError(f"`output` must be a folder, but `{output}` is a file")
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in FILES)
+    foreign = sorted(path.name for path in output.iterdir() if path.name not in FILES + PROMPT_FILES)
     if foreign:
         raise InputError(f"`output` must not hold anything but an export, but `{output}` has `{foreign[0]}`")
     if any(output.iterdir()) and not overwrite:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.command import missing_value
@@ -122,26 +120,6 @@ def match_checkpoint(config: DictConfig, data: DataModule) -> None:
         )
 
 
-def refuse_processes_in_sweep(config: DictConfig) -> None:
-    """Refuse what would be silently wrong: processes started from inside a sweep that runs in one process.
-
-    Lightning starts the other ranks with the same command line, so every rank would walk through the sweep on its
-    own; whether the ranks meet at the same job is luck.
-
-    Raises:
-        InputError: Saying what to use.
-    """
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or not str(hydra.launcher._target_).endswith("BasicLauncher"):
-        return
-    if devices_per_node(config) > 1:
-        raise InputError(
-            f"a sweep of the basic launcher runs in one process, but `trainer.devices={config.trainer.devices}` needs "
-            "more; use `hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2` (extra `sweep`), or start the "
-            "jobs one by one without `-m`"
-        )
-
-
 def devices_per_node(config: DictConfig) -> int:
     """Processes that `trainer.devices` starts on one machine."""
     devices = config.trainer.devices
@@ -182,8 +160,3 @@ def resume_file(path: str) -> Path:
         return resolve_checkpoint(path)
     except InputError as error:
         raise InputError(str(error).replace("`checkpoint`", "`resume`")) from error
-
-
-def is_first_process() -> bool:
-    """Whether this process was started by a person and not by another rank."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from lmmodules.batch import IGNORED
 from lmmodules.errors import InputError
+from lmmodules.parallel import vocabulary_parallel
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -121,6 +122,11 @@ def linear_cross_entropy(
         hidden, labels = hidden[labelled], labels[labelled]
     count = torch.full((), labels.numel(), device=labels.device)
 
+    if vocabulary_parallel.is_vocabulary_parallel(weight):
+        total, correct = vocabulary_parallel.summed_cross_entropy(
+            hidden, weight, labels, bias, chunk_rows=chunk_rows, label_smoothing=label_smoothing
+        )
+        return (total, count, correct) if with_accuracy else (total, count)
     total, correct = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, labels, chunk_rows, 1.0 - label_smoothing, with_accuracy, torch.is_grad_enabled()
     )
@@ -283,6 +289,8 @@ def linear_token_cross_entropy(
     """
     _check_shapes(hidden, weight, labels, bias)
     chunk_rows = chunk_rows or _rows_per_chunk(weight.shape[0], hidden.device.type)
+    if vocabulary_parallel.is_vocabulary_parallel(weight):
+        return vocabulary_parallel.row_cross_entropy(hidden, weight, labels, bias, chunk_rows=chunk_rows)
     nats, hits = _LinearTokenCrossEntropy.apply(hidden, weight, bias, labels, chunk_rows)  # type: ignore[no-untyped-call]
     return nats, hits
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lmmodules.errors import InputError
 from lmmodules.fitting_parts import chosen, devices_per_node
 from lmmodules.network import build_backbone, settle_model
+from lmmodules.scale import Layout, divided_parameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +46,7 @@ class Plan:
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step on all devices."""
-        return self.batch_size * self.length * self.accumulation * self.devices
+        return self.batch_size * self.length * self.accumulation * self.layout.data
 
     @property
     def parameters(self) -> int:
@@ -52,11 +54,44 @@ class Plan:
         return sum(parameter.numel() for parameter in self.objective.parameters())
 
     @property
-    def shards(self) -> int:
-        """Over how many devices parameters, gradients and optimizer states are split."""
+    def layout(self) -> Layout:
+        """How the devices share the run."""
         strategy = self.config.trainer.strategy
-        sharded = OmegaConf.is_dict(strategy) and str(strategy._target_).endswith("FSDP2Strategy")
-        return self.devices if sharded else 1
+        kind = str(strategy._target_).rpartition(".")[2] if OmegaConf.is_dict(strategy) else ""
+        if kind not in ("MeshStrategy", "FSDP2Strategy"):
+            return Layout(data=self.devices)
+        tensor = int(strategy.get("tensor_parallel_size", 1))
+        if self.devices % tensor:
+            raise InputError(
+                f"`trainer.devices` times `trainer.num_nodes` must be a multiple of `strategy.tensor_parallel_size` "
+                f"({tensor}), but is {self.devices}; use `trainer.devices={tensor}`"
+            )
+        return Layout(
+            tensor, self.devices // tensor, sharded=True, recomputed=bool(strategy.get("activation_checkpointing"))
+        )
+
+    @property
+    def parameters_per_device(self) -> float:
+        """Parameters that a device keeps."""
+        return self.layout.parameters(self.parameters, divided_parameters(self.objective))
+
+    @property
+    def kept_activation_bytes(self) -> float:
+        """Bytes of activations that a device keeps for the backward pass of one batch, before mixed precision.
+
+        With checkpointing, the inputs of the blocks and the inside of one. What tensor parallelism divides of a block
+        is taken to be all but norms, residuals and inputs of matrices: ten of thirty-four parts of the bytes stay.
+        """
+        layers = max(len(self.objective.backbone.blocks), 1)
+        kept = 10 / 34 + 24 / 34 / self.layout.tensor
+        if not self.layout.recomputed:
+            return self.activation_bytes * kept
+        return layers * self.hidden_bytes + self.activation_bytes / layers * kept
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of the hidden states of one batch in float32."""
+        return 4 * self.batch_size * self.length * int(self.objective.backbone.hidden_size)
 
 
 def plan_run(config: DictConfig) -> Plan:

@@ -44,6 +44,7 @@ def preview(config: DictConfig) -> None:
         ("optimizer groups", group_table(plan)),
         ("run", run_table(plan)),
         ("memory per device (estimate)", memory_table(plan)),
+        *([("sent per device and step (estimate)", communication_table(plan))] if plan.devices > 1 else []),
     ):
         console.print(f"[bold]{heading}[/bold]", highlight=False)
         console.print(table)
@@ -113,9 +114,9 @@ def run_table(plan: Plan) -> Any:
     parts = f"{plan.batch_size} sequences x {plan.length} tokens"
     if plan.accumulation > 1:
         parts += f" x {plan.accumulation} batches"
-    if plan.devices > 1:
-        parts += f" x {plan.devices} devices"
-    step_flops = 3 * plan.forward_flops * plan.accumulation * plan.devices
+    if plan.layout.data > 1:
+        parts += f" x {plan.layout.data} {'devices' if plan.layout.tensor == 1 else 'groups of devices'}"
+    step_flops = 3 * plan.forward_flops * plan.accumulation * plan.layout.data
     table.add_row("optimizer steps", f"{steps:,}")
     table.add_row("tokens per step", f"{plan.tokens_per_step:,} ({parts})")
     table.add_row("tokens in all", format_count(steps * plan.tokens_per_step))
@@ -132,11 +133,11 @@ def memory_table(plan: Plan) -> Any:
     precision = str(plan.config.trainer.precision)
     half = precision.startswith(("bf16", "16"))
     width = 2 if precision.endswith("-true") and half else 4
-    parameters = plan.parameters // plan.shards
+    parameters = plan.parameters_per_device
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
-    activations = plan.activation_bytes // (2 if half else 1)
+    activations = plan.kept_activation_bytes / (2 if half else 1)
     rows = {
         "parameters": width * parameters,
         "gradients": width * parameters,
@@ -146,9 +147,41 @@ def memory_table(plan: Plan) -> Any:
     for name, number in rows.items():
         table.add_row(name, f"{number / 1e9:.2f} GB")
     table.add_row("[bold]in all", f"[bold]{sum(rows.values()) / 1e9:.2f} GB")
-    if plan.shards > 1:
-        table.add_row("of which sharded", f"over {plan.shards} devices")
+    layout = plan.layout
+    if layout.sharded and layout.data > 1:
+        table.add_row("of which sharded", f"over {layout.data} devices")
+    if layout.tensor > 1:
+        table.add_row("matrices divided", f"over {layout.tensor} devices")
     return table
+
+
+def communication_table(plan: Plan) -> Any:
+    """What a device sends in an optimizer step, by axis."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, number in sent_bytes(plan).items():
+        table.add_row(name, f"{number / 1e9:.3g} GB")
+    return table
+
+
+def sent_bytes(plan: Plan) -> dict[str, float]:
+    """Bytes that a device sends in an optimizer step, by axis; empty for one device."""
+    layout, precision = plan.layout, str(plan.config.trainer.precision)
+    half = precision.startswith(("bf16", "16"))
+    width = 2 if precision.endswith("-true") and half else 4
+    sent = {}
+    if layout.tensor > 1:
+        blocks = len(plan.objective.backbone.blocks)
+        hidden = plan.hidden_bytes // (2 if half else 1)
+        sent["tensor axis: activations"] = plan.accumulation * layout.tensor_bytes(blocks, hidden)
+    if layout.data > 1:
+        kept = plan.parameters_per_device * (layout.data if layout.sharded else 1)
+        name = "data axis: parameters and gradients" if layout.sharded else "data axis: gradients"
+        sent[name] = layout.data_bytes(width * kept, plan.accumulation)
+    return sent
 
 
 def draw_schedule(config: DictConfig) -> str:

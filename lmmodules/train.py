@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,19 +13,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lmmodules.command import quiet_lightning, run_command
+from lmmodules.command import is_first_process, quiet_lightning, run_command
 from lmmodules.errors import InputError
+from lmmodules.failure import failure_told
 from lmmodules.fitting_parts import (
     check,
     chosen,
-    is_first_process,
     match_checkpoint,
     match_objective,
     match_vocabulary,
-    refuse_processes_in_sweep,
     resume_file,
 )
+from lmmodules.launch import check_launch, checkpoint_before_restart, cluster_environments, processes_wanted
 from lmmodules.network import build_backbone, network_node, settle_model
+from lmmodules.rank_warnings import warnings_once
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +82,22 @@ def train(config: DictConfig) -> float | None:
     Returns:
         The last validation loss, which is what a sweep minimises.
     """
-    refuse_processes_in_sweep(config)
+    check_launch(config)
     with open_dict(config):
         config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    directory = Path(config.paths.output_dir)
+    with failure_told(directory), warnings_once(directory) if processes_wanted(config) > 1 else nullcontext():
+        return train_in(directory, config)
+
+
+def train_in(directory: Path, config: DictConfig) -> float | None:
+    """Train in a directory that is settled, or go on there after the scheduler has taken the machine away."""
+    config.resume = checkpoint_before_restart(directory) or config.resume
     check(config)
 
     from lmmodules.report import print_report
     from lmmodules.run_directory import write_configuration
 
-    directory = Path(config.paths.output_dir)
     if config.resume is None and (directory / "checkpoints" / "last.ckpt").exists() and is_first_process():
         raise InputError(
             f"`paths.output_dir` must not hold another run, but `{directory}` does; use `resume={directory}` to go on "
@@ -228,7 +236,7 @@ def build_trainer(config: DictConfig, data: DataModule) -> L.Trainer:
         config.trainer,
         callbacks=callbacks,
         logger=loggers or False,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *cluster_environments()],
         val_check_interval=interval,
         default_root_dir=config.paths.output_dir,
         _convert_="all",

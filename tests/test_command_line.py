@@ -225,7 +225,7 @@ def test_a_sweep_runs_and_returns_a_loss(command: Command, tiny: list[str], tmp_
 def test_processes_inside_a_sweep_of_one_process_are_refused(command: Command, tiny: list[str]) -> None:
     result = command("train", "-m", *tiny, "max_steps=2", "seed=0,1", "strategy=ddp", "trainer.devices=2")
     assert result.returncode == 2
-    assert "hydra/launcher=submitit_slurm" in result.stderr
+    assert "use `hydra/launcher=local`" in result.stderr
 
 
 def test_preview_of_a_large_network_needs_no_memory(command: Command, tmp_path: Path) -> None:

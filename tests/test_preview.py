@@ -276,7 +276,7 @@ class TestMemory:
     def test_sharding_divides_all_but_activations(self) -> None:
         four = replace(plan(*GPT2), devices=4)
         copied, sharded = (under(four, f"strategy={name}", "trainer.devices=4") for name in ("ddp", "fsdp"))
-        assert (copied.shards, sharded.shards) == (1, 4)
+        assert (copied.layout.sharded, sharded.layout.sharded, sharded.layout.data) == (False, True, 4)
         whole, part = gigabytes(memory_table(copied)), gigabytes(memory_table(sharded))
         for name, number in whole.items():
             if name.startswith("activations"):

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from lmmodules.parallel.sharded_checkpoint import is_sharded, read_whole
+
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Write a checkpoint beside its final name, and give it the name when all of it is on the disk.
@@ -47,3 +49,17 @@ class WholeCheckpoints(TorchCheckpointIO):
             if full and isinstance(error, RuntimeError):  # torch's writer does not say why it failed
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
             raise
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; one in parts is put together, so that a run goes on with a strategy that writes none.
+
+        Args:
+            path: The file, or the directory of the parts.
+            map_location: See `torch.load`.
+            weights_only: See `torch.load`.
+        """
+        if is_sharded(path):
+            return read_whole(path)
+        return super().load_checkpoint(path, map_location, weights_only)

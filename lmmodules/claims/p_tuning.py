@@ -56,12 +56,13 @@ PROMPTS_LEARNED = Probing(
     paper="p_tuning",
     name="facts",
     statement=(
-        "Pseudo-tokens that are learned in front of and behind the subject get more facts out of a frozen language model "
-        "than a sentence written by hand."
+        "Pseudo-tokens that are learned in front of and behind the subject get more facts out of a frozen language "
+        "model than a sentence written by hand, and than the most frequent answer."
     ),
     source="Liu et al. 2021, section 4.1, table 2",
     reported=(
-        "The best GPT model gets about 64 % P@1 on LAMA, over 20 points more than the best before (abstract of version 1)."
+        "The best GPT model gets about 64 % P@1 on LAMA, over 20 points more than the best before (abstract of "
+        "version 1)."
     ),
     setting=(
         "model=pretrained",
@@ -88,9 +89,9 @@ PROMPTS_LEARNED = Probing(
         "gpu": ("data.batch_size=16", "max_steps=500", "validate_every_steps=500"),
     },
     remarks=(
-        "Each relation has a run of its own for every arm, and each figure without a relation is the mean over relations. "
-        "Facts whose object is not one token of SmolLM2 are left out, and every token may be the answer. The manual prompt "
-        "is LAMA's sentence up to the object."
+        "Each relation has a run of its own for every arm, and each figure without a relation is the mean over "
+        "relations. Facts whose object is not one token of SmolLM2 are left out, and every token may be the answer. "
+        "The manual prompt is LAMA's sentence up to the object."
     ),
     unit="P@1 on test facts",
     needs=("LMM_LAMA", "LMM_SMOLLM2"),

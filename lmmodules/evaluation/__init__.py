@@ -7,6 +7,7 @@ from lmmodules.evaluation.generation import generate
 from lmmodules.evaluation.infill import infill, infill_batch
 from lmmodules.evaluation.infilling import Infilling
 from lmmodules.evaluation.infilling_session import InfillingSession
+from lmmodules.evaluation.knowledge import KnowledgeProbing
 from lmmodules.evaluation.perplexity import Perplexity
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Extrapolation",
     "Infilling",
     "InfillingSession",
+    "KnowledgeProbing",
     "Perplexity",
     "generate",
     "infill",

@@ -18,6 +18,7 @@ from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.positions import Learned, PositionScheme
 from lmmodules.models.relative_positions import RelativeBias
 from lmmodules.models.transformer import Transformer
+from lmmodules.parallel.vocabulary_parallel import drawn_tokens, is_vocabulary_parallel
 
 Shared = Literal["embeddings", "tokens", "none"]
 
@@ -168,6 +169,8 @@ def draw_tokens(
     Returns:
         (M,) int64 token ids.
     """
+    if is_vocabulary_parallel(weight):
+        return drawn_tokens(features, weight, bias, draws, chunk_rows=chunk_rows)
     tokens = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for start in range(0, len(features), chunk_rows):
         rows = slice(start, start + chunk_rows)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lmmodules.errors import InputError
 from lmmodules.models.mlp import ACTIVATIONS
+from lmmodules.parallel.vocabulary_parallel import gathered_logits, is_vocabulary_parallel
 
 
 class LanguageModelHead(nn.Module):
@@ -103,6 +104,8 @@ class LanguageModelHead(nn.Module):
             embedding_weight: (V, E) token embedding of the backbone.
         """
         weight = self.output_weight(embedding_weight)
+        if is_vocabulary_parallel(weight):
+            return gathered_logits(self.features(hidden), weight, self.bias)
         return nn.functional.linear(self.features(hidden), weight, self.bias)
 
     def flops_per_token(self) -> int:

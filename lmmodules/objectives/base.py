@@ -18,7 +18,8 @@ from lmmodules.batch import check_batch, provides
 from lmmodules.errors import InputError
 from lmmodules.models.backbone import Backbone
 from lmmodules.optim import ParameterGroups, build_optimizer
-from lmmodules.parallel.mesh import data_parallel_group, full_tensor, local_tensor, shard_over_mesh
+from lmmodules.parallel.clipping import clip_gradient_norm
+from lmmodules.parallel.mesh import data_parallel_group, local_tensor, shard_over_mesh
 from lmmodules.parallel.totals import Term, Totals
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
@@ -180,8 +181,8 @@ class Objective(L.LightningModule, ABC):
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
             return
-        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-        self.training_totals.add({"gradient_norm": Term(full_tensor(norm), 1, weight=0.0)})
+        norm = clip_gradient_norm(parameters, gradient_clip_val)
+        self.training_totals.add({"gradient_norm": Term(norm, 1, weight=0.0)})
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over this objective's parameter groups; the learning rate is written by `WarmupDecay`."""

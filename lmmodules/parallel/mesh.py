@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 DATA_AXIS = "data_parallel"
+TENSOR_AXIS = "tensor_parallel"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a strategy wants a network spread, besides the sizes of its mesh.
+
+    Args:
+        sharded: Whether parameters are sharded over the data axis even where it has one rank only.
+        sequence_parallel: Whether tensor-parallel ranks divide the sequence between their matrices.
+        activation_checkpointing: Whether a block's activations are computed again in the backward pass.
+        cpu_offload: Whether parameters, gradients and optimizer states wait in the memory of the processor.
+    """
+
+    sharded: bool = False
+    sequence_parallel: bool = False
+    activation_checkpointing: bool = False
+    cpu_offload: bool = False
 
 
 def device_mesh(module: nn.Module) -> DeviceMesh | None:
@@ -25,19 +45,47 @@ def data_parallel_group(module: nn.Module) -> dist.ProcessGroup | None:
     return None if mesh is None else mesh[DATA_AXIS].get_group()
 
 
-def shard_over_mesh(module: nn.Module) -> None:
-    """Shard the parameters of an objective over the data axis of its mesh (FSDP2), block by block.
+def shard_over_mesh(module: nn.Module, spread: Spread | None = None) -> None:
+    """Spread an objective over its mesh: matrices over the tensor axis, and then everything over the data axis (FSDP2).
 
-    Does nothing without a mesh, on a data axis of one rank, or when called again: Lightning calls `configure_model`
-    for every entry point.
+    Does nothing without a mesh, or when called again: Lightning calls `configure_model` for every entry point.
+
+    Args:
+        module: An objective.
+        spread: How; `None` for what its trainer's strategy says, or the defaults.
+
+    Raises:
+        InputError: When the ranks did not start from the same weights, or the network cannot be divided.
     """
     mesh = device_mesh(module)
-    if mesh is None or mesh[DATA_AXIS].size() == 1 or isinstance(module, FSDPModule):
+    if mesh is None or getattr(module, "_is_spread", False):
         return
-    axis = mesh[DATA_AXIS]
+    from lmmodules.parallel.agreement import check_weights
+
+    if spread is None:
+        trainer = getattr(module, "_trainer", None)
+        spread = getattr(getattr(trainer, "strategy", None), "spread", None) or Spread()
+    check_weights(module)
+    if mesh[TENSOR_AXIS].size() > 1:
+        from lmmodules.parallel.tensor_parallel import parallelize  # which knows the modules of `lmmodules.models`
+
+        parallelize(module, mesh[TENSOR_AXIS], sequence_parallel=spread.sequence_parallel)
+    if spread.activation_checkpointing:
+        from lmmodules.parallel.activation_checkpointing import recompute_blocks
+
+        recompute_blocks(module)
+    if mesh[DATA_AXIS].size() > 1 or spread.sharded:
+        _shard(module, mesh[DATA_AXIS], spread)
+    module._is_spread = True  # type: ignore[assignment]
+
+
+def _shard(module: nn.Module, axis: DeviceMesh, spread: Spread) -> None:
+    if isinstance(module, FSDPModule):
+        return
+    policy = {"offload_policy": CPUOffloadPolicy()} if spread.cpu_offload else {}
     for block in module.backbone.blocks:  # type: ignore[union-attr]
-        fully_shard(block, mesh=axis)
-    fully_shard(module, mesh=axis)
+        fully_shard(block, mesh=axis, **policy)  # type: ignore[call-overload]
+    fully_shard(module, mesh=axis, **policy)  # type: ignore[call-overload]
     # Lightning calls steps, not `forward`, and parameters outside of the blocks are gathered where one begins.
     for step in ("training_step", "validation_step"):
         register_fsdp_forward_method(module, step)

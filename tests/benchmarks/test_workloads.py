@@ -19,6 +19,7 @@ from benchmarks.workloads.fim import FimTransform, decode_cut_encode
 from benchmarks.workloads.generation import Generation
 from benchmarks.workloads.masked_lm_step import MaskedLMStep
 from benchmarks.workloads.masking import MaskingTransform
+from benchmarks.workloads.p_tuning_step import PTuningStep
 from benchmarks.workloads.tokenising import Tokenising
 from benchmarks.workloads.trainer_overhead import BARE, TrainerOverhead
 from lmmodules import CorpusDataModule
@@ -60,12 +61,15 @@ AGREEMENTS = {
     "bloom": lambda: AlibiStep(sizes=TINY, tokens=64).agreement(VOCAB, 16),
     "two models": lambda: CocoLMStep(sizes=TINY, length=16, batch_size=4).agreement(VOCAB),
     "fill-in-the-middle": lambda: FimTransform(length=64, batch_size=2).agreement(VOCAB, 0.9),
+    "peft": lambda: PTuningStep(sizes=TINY, prompt=4, length=12, batch_size=4).agreement(VOCAB),
     "generation": lambda: Generation(sizes=TINY, prompt_tokens=5, new_tokens=7).agreement(VOCAB, 2),
 }
 
 
 @pytest.mark.parametrize("peer", AGREEMENTS)
 def test_ours_and_the_peer_compute_the_same(peer: str) -> None:
+    if peer == "peft":
+        pytest.importorskip("peft")
     found = AGREEMENTS[peer]()
     assert [one.what for one in found] in (["loss", "largest gradient"], ["loss"], ["share of tokens"])
     assert all(one.holds for one in found), found

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from lmmodules.errors import InputError
-from lmmodules.evaluation import sandbox as module
-from lmmodules.evaluation.sandbox import Sandbox
+from lmmodules.evaluation import protection as protections
+from lmmodules.evaluation.program_execution import run_programs
+from lmmodules.evaluation.protection import PROCESS, PROTECTIONS, works
+from lmmodules.evaluation.sandbox import Limits, Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
 
 
-@pytest.fixture(params=[True, False], ids=["namespaces", "process"])
-def sandbox(request, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    if request.param and not Sandbox().cuts_network:
-        pytest.skip("namespaces are not allowed here")
-    if not request.param:
-        monkeypatch.setattr(module, "_namespaces_work", lambda: False)
-    return Sandbox(timeout_seconds=20.0)
+@pytest.fixture(params=list(PROTECTIONS))
+def sandbox(request) -> Sandbox:
+    if not works(request.param):
+        pytest.skip(f"{request.param} does not work here")
+    return Sandbox.of(Limits(seconds=20.0), PROTECTIONS[request.param])
 
 
 def test_a_program_prints(sandbox: Sandbox) -> None:
@@ -113,3 +113,32 @@ def test_several_programs(sandbox: Sandbox) -> None:
 def test_limits_must_be_positive() -> None:
     with pytest.raises(InputError, match="`timeout_seconds` must be positive, but is 0"):
         Sandbox(timeout_seconds=0)
+
+
+def test_each_limit_must_be_positive() -> None:
+    with pytest.raises(
+        InputError, match=r"`processes` must be positive, but is 0; use `evaluation.limits.processes=10`"
+    ):
+        Limits(processes=0)
+
+
+def test_the_run_says_what_kept_it_in(sandbox: Sandbox) -> None:
+    assert sandbox.run("print(1)").protection == sandbox.protection.name
+    assert sandbox.protection.isolates == ("not isolated" not in sandbox.protection.description)
+
+
+def test_nothing_runs_unprotected_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protections, "strongest", lambda: PROCESS)
+    with pytest.raises(InputError, match=r"programs cannot be isolated here.*`evaluation.protection=process`"):
+        run_programs(["print(1)"])
+    assert run_programs(["print(1)"], protection="process")[0].output == "1\n"
+
+
+def test_an_unknown_protection() -> None:
+    with pytest.raises(InputError, match="`protection` must be one of bubblewrap, namespaces, process, but is 'hope'"):
+        run_programs([], protection="hope")
+
+
+def test_there_must_be_a_worker() -> None:
+    with pytest.raises(InputError, match="`workers` must be at least 1, but is 0"):
+        run_programs([], workers=0)

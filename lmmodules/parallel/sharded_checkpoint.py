@@ -1,0 +1,91 @@
+"""Checkpoints in parts: a directory to which every process wrote what it holds, and the whole that they make up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+from lmmodules.errors import InputError
+
+INDEX = ".metadata"
+REST = "meta.pt"
+"""What Lightning keeps beside weights and optimizer states: loops, callbacks, our own snapshot."""
+
+
+def is_sharded(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a checkpoint in parts.
+
+    Args:
+        path: A file or directory.
+    """
+    return (Path(path) / INDEX).is_file()
+
+
+def check_complete(path: str | os.PathLike[str]) -> None:
+    """Find a missing part by the index, before anything is read.
+
+    Args:
+        path: A checkpoint in parts.
+
+    Raises:
+        InputError: When the index is damaged or a part is missing.
+    """
+    folder = Path(path)
+    try:
+        index = FileSystemReader(folder).read_metadata()
+    except Exception as error:  # what a damaged byte makes the unpickler raise is anybody's guess
+        raise InputError(f"`{folder}` cannot be read as a checkpoint: its index `{INDEX}` is damaged") from error
+    parts = {entry.relative_path for entry in (index.storage_data or {}).values()} | {REST}
+    missing = sorted(part for part in parts if not (folder / part).is_file())
+    if missing:
+        raise InputError(
+            f"`{folder}` is a checkpoint of {len(parts) - 1} parts and must have all of them, but `{missing[0]}` is "
+            "missing; copy the whole directory, or use an earlier checkpoint"
+        )
+
+
+def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Put the parts together to what one process would have saved; no process group is needed.
+
+    Optimizer states are saved by the names of parameters, and become those of their numbers again.
+
+    Args:
+        path: A checkpoint in parts.
+
+    Returns:
+        A checkpoint as `torch.load` gives it.
+
+    Raises:
+        InputError: When a part is missing or damaged.
+    """
+    check_complete(path)
+    folder = Path(path)
+    states: dict[str, Any] = {}
+    try:
+        checkpoint: dict[str, Any] = torch.load(folder / REST, map_location="cpu", weights_only=True)
+        _load_state_dict(
+            states, storage_reader=FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True
+        )
+    except Exception as error:
+        raise InputError(f"`{folder}` cannot be read as a checkpoint: a part of it is truncated or damaged") from error
+    checkpoint["state_dict"] = states.pop("state_dict")
+    optimizers = sorted((name for name in states if name.startswith("optimizer_")), key=lambda name: int(name[10:]))
+    checkpoint["optimizer_states"] = [_by_number(states[name]) for name in optimizers]
+    return checkpoint
+
+
+def _by_number(optimizer: dict[str, Any]) -> dict[str, Any]:
+    names = [name for group in optimizer["param_groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(names)}
+    return {
+        "state": {numbers[name]: state for name, state in optimizer["state"].items()},
+        "param_groups": [
+            {**group, "params": [numbers[name] for name in group["params"]]} for group in optimizer["param_groups"]
+        ],
+    }

@@ -1,0 +1,219 @@
+"""The three texts of CLINE, from tokens: what is replaced, what it is labelled, and on what that depends."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+
+from lmmodules.batch import IGNORED, check_batch
+from lmmodules.data import Blocks, ByteLevelBPE, CorpusDataModule, SampleKeys, Tokenizer
+from lmmodules.data.cline import ReplacementViews
+from lmmodules.errors import InputError
+from lmmodules.replacement_batch import ReplacementBatch
+
+write_wordnet = runpy.run_path(str(Path(__file__).with_name("tiny_wordnet.py")))["write"]
+TEXT = " the hot dog ran to a mat while_dog Dog dogs2 and dog, (cat)"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = write_wordnet(tmp_path_factory.mktemp("wordnet"))
+    return path
+
+
+def views(
+    tokenizer: Tokenizer, directory: Path, number: int = 24, *, seed: int = 0, epoch: int = 0, **options: Any
+) -> Any:
+    tokens = np.array([[*tokenizer.encode(TEXT), tokenizer.eos_id]] * number, dtype=np.uint16)
+    blocks = Blocks(tokens, **{name: options.pop(name) for name in ("lengths", "document_ids") if name in options})
+    transform = ReplacementViews(wordnet=directory, **options).bind(tokenizer)
+    return transform(blocks, SampleKeys(seed, np.full(number, epoch), np.arange(number)))
+
+
+def original(batch: Any) -> torch.Tensor:
+    return torch.where(batch["labels"] == IGNORED, batch["input_ids"], batch["labels"])
+
+
+def test_the_contract(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory)
+    check_batch(batch, ReplacementBatch, "test")
+    assert len({batch[name].shape for name in batch if name != "contrasted"}) == 1
+    mask = tokenizer.mask_id
+    assert (batch["input_ids"] == mask).any()
+    for view, label in (("positive", 1), ("negative", 2)):
+        assert not (batch[f"{view}_ids"] == mask).any()
+        assert set(batch[f"{view}_labels"].unique().tolist()) == {IGNORED, 0, label}
+        assert (batch[f"{view}_ids"][:, 0] == tokenizer.bos_id).all()
+        assert (batch[f"{view}_labels"][batch[f"{view}_attention_mask"] == 0] == IGNORED).all()
+    assert batch["contrasted"].all()
+
+
+def test_what_is_not_replaced_keeps_its_tokens(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory)
+    text = original(batch)
+    candidates = {"hot", "dog", "ran", "mat"}
+    replaced = set()
+    for row in range(len(text)):
+        ids, labels = batch["positive_ids"][row], batch["positive_labels"][row]
+        # Neither pieces of identifiers, nor names, numbers and function words were asked about.
+        kept = tokenizer.decode(ids[labels == 0]).split()
+        assert {word.strip("(") for word in kept} <= candidates | {"cat"}
+        replaced |= set(tokenizer.decode(ids[labels == 1]).split())
+        unasked = ids[labels == IGNORED]
+        assert torch.isin(unasked[unasked != tokenizer.pad_id], text[row]).all()
+    assert {"domestic", "hound", "animal"} <= replaced
+
+
+def test_every_piece_of_an_expression_is_labelled(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory, 200)
+    pieces = torch.tensor(tokenizer.encode(" domestic dog"))
+    found = 0
+    for ids, labels in zip(batch["positive_ids"], batch["positive_labels"], strict=True):
+        for start in range(len(ids) - len(pieces)):
+            if torch.equal(ids[start : start + len(pieces)], pieces):
+                found += 1
+                assert (labels[start : start + len(pieces)] == 1).all()
+    assert found > 10
+
+
+def test_it_belongs_to_seed_epoch_and_index(tokenizer: Tokenizer, directory: Path) -> None:
+    first = views(tokenizer, directory)
+    again = views(tokenizer, directory)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for other in ({"seed": 1}, {"epoch": 1}):
+        assert not torch.equal(first["positive_ids"], views(tokenizer, directory, **other)["positive_ids"])
+    few = views(tokenizer, directory, 3)
+    assert torch.equal(few["negative_ids"], first["negative_ids"][:3])
+
+
+@pytest.mark.parametrize(
+    ("options", "view"), [({"positive_share": 0.1}, "positive"), ({"negative_share": 0.1}, "negative")]
+)
+def test_shares(tokenizer: Tokenizer, directory: Path, options: Any, view: str) -> None:
+    def count(batch: Any) -> int:
+        return int((batch[f"{view}_labels"] > 0).sum())
+
+    assert count(views(tokenizer, directory, **options)) < count(views(tokenizer, directory))
+
+
+def test_modes_and_masks_differ(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory)
+    assert not torch.equal(views(tokenizer, directory, mode="per_word")["positive_ids"], batch["positive_ids"])
+    more = views(tokenizer, directory, mask_probability=0.5)
+    assert (more["labels"] != IGNORED).sum() > 2 * (batch["labels"] != IGNORED).sum()
+    hidden = views(tokenizer, directory, mask_probability=0.5, random_probability=0.0, keep_probability=0.0)
+    assert (hidden["input_ids"][hidden["labels"] != IGNORED] == tokenizer.mask_id).all()
+
+
+def test_documents_and_padding(tokenizer: Tokenizer, directory: Path) -> None:
+    length = len(tokenizer.encode(TEXT)) + 1
+    documents = np.repeat((np.arange(length) > 9)[None].astype(np.int64), 24, 0)
+    batch = views(tokenizer, directory, document_ids=documents, lengths=np.full(24, length - 8))
+    assert not (batch["positive_ids"] == tokenizer.eos_id).any()
+    for view in ("positive", "negative"):
+        ids = batch[f"{view}_document_ids"]
+        assert (ids[:, 0] == 0).all()
+        inside = batch[f"{view}_attention_mask"][:, 1:] == 1
+        assert (ids.diff()[inside] >= 0).all()
+        assert set(ids.unique().tolist()) == {0, 1}
+
+
+def test_ignored_samples_count_nowhere(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory)
+    ReplacementViews(wordnet=directory).bind(tokenizer).ignore(batch, np.array([2]))
+    for name in ("labels", "positive_labels", "negative_labels"):
+        assert (batch[name][2] == IGNORED).all()
+    assert batch["contrasted"].sum() == 23
+
+
+def test_a_text_without_words_is_in_no_contrast(tokenizer: Tokenizer, directory: Path) -> None:
+    transform = ReplacementViews(wordnet=directory).bind(tokenizer)
+    tokens = np.array([tokenizer.encode(" the the the the")], dtype=np.uint16)
+    batch = transform(Blocks(tokens), SampleKeys(0, np.zeros(1, dtype=int), np.zeros(1, dtype=int)))
+    assert batch["contrasted"].tolist() == [0]
+    assert torch.equal(batch["positive_ids"][0, 1:], torch.from_numpy(tokens[0].astype(np.int64)))
+
+
+def test_a_corpus_without_words_is_refused(
+    tokenizer: Tokenizer, directory: Path, corpus_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = CorpusDataModule(
+        corpus_of(["the the nobody seven 12 34 " * 40] * 4), tokenizer, ReplacementViews(wordnet=directory),
+        max_length=32, cache_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"`data\.path` must hold English text with words that WordNet can replace"):
+        module.prepare()
+
+
+def test_workers_write_the_same(
+    directory: Path, tokenizer: Tokenizer, corpus_of: Any, prose: Any, tmp_path: Path
+) -> None:
+    batches = []
+    for workers in (0, 2):
+        module = CorpusDataModule(
+            corpus_of(prose(60)), tokenizer, ReplacementViews(wordnet=directory), max_length=32, batch_size=4,
+            num_workers=workers, cache_dir=tmp_path,
+        )  # fmt: skip
+        loader = module.prepare().training_loader()
+        batches.append([next(iterator) for iterator in [iter(loader)] for _ in range(3)])
+        loader.close()
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_wordnet(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="apt-get install wordnet-base"):
+        ReplacementViews(wordnet=tmp_path / "none").bind(tokenizer)
+
+
+def test_no_mask_token(directory: Path) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"<s>": 0, "</s>": 1, "a": 2}, []))
+    backend.add_special_tokens(["<s>", "</s>"])
+    with pytest.raises(InputError, match="`mask` token"):
+        ReplacementViews(wordnet=directory).bind(Tokenizer(backend))
+
+
+def test_refuses_a_tagger_it_does_not_know() -> None:
+    with pytest.raises(InputError, match="`tagger` must be one of most_frequent_sense, spacy"):
+        ReplacementViews(tagger="guess")  # type: ignore[arg-type]
+
+
+def test_spacy_is_asked_for_the_words_in_their_context(
+    tokenizer: Tokenizer, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Fake:
+        reads_context = True
+
+        def __init__(self, model: str) -> None:
+            assert model == "large"
+
+        def tag(self, words: list[str]) -> list[str | None]:
+            seen.append(words)
+            return ["noun" if word == "mat" else None for word in words]
+
+    monkeypatch.setattr("lmmodules.data.cline.Spacy", Fake)
+    batch = views(tokenizer, directory, 2, tagger="spacy", spacy_model="large")
+    assert seen[0][:6] == ["the", "hot", "dog", "ran", "to", "a"]
+    asked = batch["negative_labels"] != IGNORED
+    assert asked.any(1).all()
+    assert asked.sum() < (views(tokenizer, directory, 2)["negative_labels"] != IGNORED).sum()
+
+
+def test_bytes_and_word_pieces(directory: Path, corpus_of: Any, prose: Any) -> None:
+    from lmmodules.data import WordPiece
+
+    for recipe in (ByteLevelBPE(vocab_size=290), WordPiece(vocab_size=100)):
+        tokenizer = recipe.train(corpus_of([*prose(40), TEXT * 20]))
+        batch = copy.copy(views(tokenizer, directory))
+        assert (batch["positive_labels"] == 1).any(), type(recipe)
+        assert batch["contrasted"].any()
