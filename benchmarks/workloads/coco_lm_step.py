@@ -2,8 +2,8 @@
 
 The main network has 4 layers of 256 (feed-forward 1024), the auxiliary one 2; a batch is 16 samples of 128 tokens and
 their crops. The peer is what one would write around `RobertaForMaskedLM` as the auxiliary model, whose logits stand at
-every position, and `RobertaModel` as the main one, with the same heads and losses; it gets the same batches, writes
-corrections at masked positions alone, and has AdamW in its default implementation.
+every position and are drawn from as they are, and `RobertaModel` as the main one, with the same heads and losses; it
+gets the same batches, writes corrections at masked positions alone, and has AdamW in its default implementation.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class CocoLMStep(Workload):
         backbone, _ = from_transformers(peer.whole_main)
         auxiliary, head = from_transformers(peer.auxiliary)
         depth = auxiliary.num_layers / backbone.num_layers
-        objective = CocoLM(backbone, auxiliary_depth=depth, joint_forward=joint, optimizer=fused_adamw)
+        objective = CocoLM(
+            backbone, auxiliary_depth=depth, sampling="training", joint_forward=joint, optimizer=fused_adamw
+        )
         objective.auxiliary.encoder.blocks.load_state_dict(auxiliary.blocks.state_dict())
         objective.auxiliary.head.load_state_dict(head.state_dict())
         objective.detection_head.output.load_state_dict(peer.copy_head.state_dict())

@@ -173,10 +173,10 @@ CLAIMS = [
             "schedule=cosine",
             "optimizer.lr=3e-3",
             "log_every_steps=50",
-            "validate_every_steps=200",
+            "validate_every_steps=100",
         ),
         sizes={
-            "cpu": (*_SMALL, "model.initializer_std=0.088", "data.batch_size=16", "max_steps=600"),
+            "cpu": (*_SMALL, "model.initializer_std=0.088", "data.batch_size=16", "max_steps=300"),
             "gpu": (
                 "model=gpt2",
                 "model.max_length=null",

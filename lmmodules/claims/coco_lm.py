@@ -185,7 +185,9 @@ CLAIMS = (
         },
         remarks=(
             "Of the tokens that the auxiliary model has replaced by others, the share whose original the "
-            "language-model head holds for the likeliest, on held-out text. What is not replaced does not count."
+            "language-model head holds for the likeliest, on held-out text. What is not replaced does not count. In so "
+            "few steps the auxiliary model itself has learned little more than how frequent tokens are, so that nearly "
+            "every token it fills in is wrong, and there is little to learn from."
         ),
         unit="share of replaced tokens",
     ),

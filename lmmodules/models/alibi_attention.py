@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lmmodules.models.alibi_forms import FOLDED, NEGLIGIBLE, LinearBiases
 from lmmodules.models.attention import Visibility
@@ -235,7 +236,9 @@ def kernel_takes_bias_with_flag(device_type: str, dtype: torch.dtype) -> bool:
         device_type: Of a device that is there, such as `cpu`.
         dtype: Of queries, keys and values.
     """
-    return all(_try_kernel(device_type, dtype, kv_heads) for kv_heads in (4, 2))
+    # With real numbers, also while a network of fake tensors is counted.
+    with _disable_current_modes():
+        return all(_try_kernel(device_type, dtype, kv_heads) for kv_heads in (4, 2))
 
 
 @functools.cache
