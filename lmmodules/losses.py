@@ -156,7 +156,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
 
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=sum_dtype, device=device) if needs_weight else None
+        # The first product writes over it: at a large vocabulary, zeroing it first would take as long as the softmax.
+        make = torch.empty if num_rows else torch.zeros
+        grad_weight = make(weight.shape, dtype=sum_dtype, device=device) if needs_weight else None
         grad_bias = torch.zeros(vocab_size, dtype=sum_dtype, device=device) if needs_bias else None
         total = torch.zeros((), dtype=sum_dtype, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -201,7 +203,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_hidden[rows] = grad_logits @ projection
                 if grad_weight is not None:
                     if grad_weight.dtype == product_dtype:
-                        grad_weight.addmm_(grad_logits.T, features)
+                        grad_weight.addmm_(grad_logits.T, features, beta=0 if start == 0 else 1)
+                    elif start == 0:
+                        grad_weight.copy_(grad_logits.T @ features)
                     else:
                         grad_weight += grad_logits.T @ features
                 if grad_bias is not None:

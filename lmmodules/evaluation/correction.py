@@ -71,10 +71,10 @@ class Correction:
         frequencies = torch.zeros(objective.backbone.vocab_size, dtype=torch.int64)
         data.setup("validate")
         with torch.inference_mode():
-            for index, batch in enumerate(data.val_dataloader()):
+            for index, read in enumerate(data.val_dataloader()):
                 if index == self.max_batches:
                     break
-                batch = {name: tensor.to(objective.device) for name, tensor in batch.items()}
+                batch: Any = {name: tensor.to(objective.device) for name, tensor in read.items()}
                 totals.add(objective.losses(batch))
                 text, _ = objective.corrupt(batch)
                 hidden, crops = encode_apart(objective.backbone, batch, text.input_ids)
