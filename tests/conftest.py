@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,19 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / f"{number}.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_wordnet() -> Callable[..., Path]:
+    """Writes a WordNet of a few words into a directory."""
+    write: Callable[..., Path] = runpy.run_path(str(Path(__file__).parent / "data/tiny_wordnet.py"))["write"]
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_wordnet(write_wordnet: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordNet of a few words."""
+    return write_wordnet(tmp_path_factory.mktemp("wordnet"))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ SMALL = {
     "trainer.accumulate_grad_batches": 1,
     "trainer.devices": 1,
     "trainer.num_nodes": 1,
+    "strategy.tensor_parallel_size": 1,
     "trainer.limit_val_batches": 1,
     "tokenizer.vocab_size": 270,
     "packing.num_duplicates": 1,
@@ -40,18 +41,22 @@ SMALL = {
 
 
 def prose(folder: Path) -> Path:
-    """Documents of a few lines, divided by blank ones."""
+    """Documents of a few lines, divided by blank ones; a few of the words are in the tests' WordNet."""
     words = [
         first + middle + last
         for first in ("ba", "ke", "lo", "mi", "nu")
         for middle in "drstv"
         for last in ("a", "en", "is", "ou")
     ]
+    known = ["hot dog", "green hill", "cold cat", "hot mat", "green rug"]
     lines = []
     for document in range(60):
         for line in range(6):
             start = 7 * document + 3 * line
-            lines.append(" ".join(words[(start + offset * (line + 1)) % len(words)] for offset in range(9)) + ".")
+            lines.append(
+                " ".join(words[(start + offset * (line + 1)) % len(words)] for offset in range(9))
+                + f" {known[start % 5]}."
+            )
         lines.append("")
     path = folder / "prose.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -71,7 +76,8 @@ def test_states_its_length_and_its_peak(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if is_pretraining(name)])
-def test_takes_a_step(name: str, tmp_path: Path) -> None:
+def test_takes_a_step(name: str, tmp_path: Path, tiny_wordnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMM_WORDNET", str(tiny_wordnet))
     config = compose_config("train", f"experiment={name}")
     overrides = [
         f"{key}={'null' if value is None else value}"

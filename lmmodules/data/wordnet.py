@@ -30,7 +30,7 @@ _USUAL_PLACES = (
 )
 _REMEDY = (
     "install one with `apt-get install wordnet-base`, or unpack one with `apt-get download wordnet-base && dpkg-deb -x "
-    "wordnet-base_*.deb wordnet` and use `transform.wordnet=wordnet/usr/share/wordnet`"
+    "wordnet-base_*.deb wordnet` and use `{option}=wordnet/usr/share/wordnet`"
 )
 
 
@@ -59,6 +59,7 @@ class WordNet:
     Args:
         directory: Holds `index.*` and `data.*`; `*.exc` and `cntlist.rev` or `index.sense` are used where they are.
             `None` looks where `LMM_WORDNET` says, and then in the usual places.
+        option: What an error calls the directory.
 
     Raises:
         InputError: When there is none, or it is damaged.
@@ -67,8 +68,9 @@ class WordNet:
         WordNet 3.0 reference manual, wndb(5WN), senseidx(5WN), cntlist(5WN) and morphy(7WN).
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
-        self.directory = find_wordnet(directory)
+    def __init__(self, directory: str | os.PathLike[str] | None = None, *, option: str = "transform.wordnet") -> None:
+        self.directory = find_wordnet(directory, option=option)
+        self._option = option
         self._files: dict[str, mmap.mmap] = {}
         for pos in PARTS_OF_SPEECH:
             for kind in ("index", "data"):
@@ -218,19 +220,20 @@ class WordNet:
 
     def _broken(self, name: str, fault: str) -> InputError:
         return InputError(
-            f"`transform.wordnet` must be a whole directory of WordNet 3.x, but `{name}` in `{self.directory}` "
-            f"{fault}; {_REMEDY}"
+            f"`{self._option}` must be a whole directory of WordNet 3.x, but `{name}` in `{self.directory}` {fault}; "
+            f"{_REMEDY.format(option=self._option)}"
         )
 
 
 _POS_OF_LETTER: dict[str, PartOfSpeech] = {"n": "noun", "v": "verb", "a": "adj", "s": "adj", "r": "adv"}
 
 
-def find_wordnet(directory: str | os.PathLike[str] | None = None) -> Path:
+def find_wordnet(directory: str | os.PathLike[str] | None = None, *, option: str = "transform.wordnet") -> Path:
     """The directory of WordNet that is given, or the one that is found.
 
     Args:
         directory: As in `WordNet`.
+        option: As in `WordNet`.
 
     Raises:
         InputError: When there is none; the sentence says how to get one.
@@ -241,7 +244,8 @@ def find_wordnet(directory: str | os.PathLike[str] | None = None) -> Path:
         if place.is_dir():
             return place
     where = f"`{given}` is none" if given else f"there is none in {', '.join(map(str, places))}"
-    raise InputError(f"`transform.wordnet` must name a directory of WordNet 3.x, but {where}; {_REMEDY}")
+    remedy = _REMEDY.format(option=option)
+    raise InputError(f"`{option}` must name a directory of WordNet 3.x, but {where}; {remedy}")
 
 
 def _find(lines: mmap.mmap, key: str) -> str | None:

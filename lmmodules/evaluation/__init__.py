@@ -9,6 +9,7 @@ from lmmodules.evaluation.infilling import Infilling
 from lmmodules.evaluation.infilling_session import InfillingSession
 from lmmodules.evaluation.knowledge import KnowledgeProbing
 from lmmodules.evaluation.perplexity import Perplexity
+from lmmodules.evaluation.synonym_attack import SynonymAttack
 
 __all__ = [
     "ClassificationReport",
@@ -18,6 +19,7 @@ __all__ = [
     "InfillingSession",
     "KnowledgeProbing",
     "Perplexity",
+    "SynonymAttack",
     "generate",
     "infill",
     "infill_batch",

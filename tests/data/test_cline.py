@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ from lmmodules.data.cline import ReplacementViews
 from lmmodules.errors import InputError
 from lmmodules.replacement_batch import ReplacementBatch
 
-write_wordnet = runpy.run_path(str(Path(__file__).with_name("tiny_wordnet.py")))["write"]
 TEXT = " the hot dog ran to a mat while_dog Dog dogs2 and dog, (cat)"
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = write_wordnet(tmp_path_factory.mktemp("wordnet"))
-    return path
+def directory(tiny_wordnet: Path) -> Path:
+    return tiny_wordnet
 
 
 def views(

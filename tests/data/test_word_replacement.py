@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from lmmodules.data.word_replacement import ContentWord, Thesaurus, WordReplacem
 from lmmodules.data.wordnet import WordNet
 from lmmodules.errors import InputError
 
-write_wordnet = runpy.run_path(str(Path(__file__).with_name("tiny_wordnet.py")))["write"]
 DOG, HOT, CHILD, RAN = (
     ContentWord("dog", "noun"),
     ContentWord("hot", "adj"),
@@ -27,8 +25,8 @@ DOG, HOT, CHILD, RAN = (
 
 
 @pytest.fixture(scope="module")
-def thesaurus(tmp_path_factory: pytest.TempPathFactory) -> Thesaurus:
-    return Thesaurus(WordNet(write_wordnet(tmp_path_factory.mktemp("wordnet"))))
+def thesaurus(tiny_wordnet: Path) -> Thesaurus:
+    return Thesaurus(WordNet(tiny_wordnet))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,10 @@ import pytest
 from lmmodules.data.wordnet import PARTS_OF_SPEECH, WordNet, find_wordnet
 from lmmodules.errors import InputError
 
-write_wordnet = runpy.run_path(str(Path(__file__).with_name("tiny_wordnet.py")))["write"]
-
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = write_wordnet(tmp_path_factory.mktemp("wordnet"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def wordnet(directory: Path) -> WordNet:
-    return WordNet(directory)
+def wordnet(tiny_wordnet: Path) -> WordNet:
+    return WordNet(tiny_wordnet)
 
 
 def test_senses(wordnet: WordNet) -> None:
@@ -68,7 +60,7 @@ def test_every_entry_is_found(wordnet: WordNet) -> None:
             assert lemma in [word for synset in wordnet.synsets(lemma, pos) for word in synset.words]
 
 
-def test_frequencies(wordnet: WordNet, tmp_path: Path) -> None:
+def test_frequencies(wordnet: WordNet, write_wordnet: Callable[..., Path], tmp_path: Path) -> None:
     assert wordnet.frequency("run", "verb") == 20
     assert wordnet.frequency("run", "noun") == 3
     assert wordnet.frequency("mat", "noun") == 0
@@ -81,7 +73,8 @@ def test_it_travels_to_workers(wordnet: WordNet) -> None:
     assert pickle.loads(pickle.dumps(wordnet)).synsets("dog", "noun") == wordnet.synsets("dog", "noun")
 
 
-def test_where_it_is_looked_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_looked_for(tiny_wordnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tiny_wordnet
     monkeypatch.setenv("LMM_WORDNET", str(directory))
     assert find_wordnet() == directory
     monkeypatch.setenv("LMM_WORDNET", str(directory / "nowhere"))
@@ -99,7 +92,9 @@ def test_where_it_is_looked_for(directory: Path, monkeypatch: pytest.MonkeyPatch
         ("data.adj", b"something else\n", "`data.adj` in .* has no synset at byte 0"),
     ],
 )
-def test_a_broken_directory(tmp_path: Path, name: str, content: bytes | None, fault: str) -> None:
+def test_a_broken_directory(
+    write_wordnet: Callable[..., Path], tmp_path: Path, name: str, content: bytes | None, fault: str
+) -> None:
     directory = write_wordnet(tmp_path / "broken")
     if content is None:
         (directory / name).unlink()
@@ -109,7 +104,7 @@ def test_a_broken_directory(tmp_path: Path, name: str, content: bytes | None, fa
         WordNet(directory)
 
 
-def test_an_index_of_other_data(tmp_path: Path) -> None:
+def test_an_index_of_other_data(write_wordnet: Callable[..., Path], tmp_path: Path) -> None:
     directory = write_wordnet(tmp_path / "other")
     index = directory / "index.noun"
     index.write_text(index.read_text().replace("dog n 1 2 ! @ 1 1 ", "dog n 1 2 ! @ 1 1 9"))
