@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Plan:
     batch_size: int  # sequences per device and batch
     length: int  # tokens per sequence
     forward_flops: int  # of one batch on one device, as counted
-    activation_bytes: int  # saved for the backward pass of one batch
+    saved: SavedBytes  # for the backward pass of one batch, on one device
     states_per_parameter: int  # optimizer states
 
     @property
@@ -52,6 +52,11 @@ class Plan:
     def parameters(self) -> int:
         """Trainable numbers, shared ones once."""
         return sum(parameter.numel() for parameter in self.objective.parameters())
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of activations that one device would keep for the backward pass of one batch."""
+        return self.saved.total
 
     @property
     def layout(self) -> Layout:
@@ -79,14 +84,14 @@ class Plan:
     def kept_activation_bytes(self) -> float:
         """Bytes of activations that a device keeps for the backward pass of one batch, before mixed precision.
 
-        With checkpointing, the inputs of the blocks and the inside of one. What tensor parallelism divides of a block
-        is taken to be all but norms, residuals and inputs of matrices: ten of thirty-four parts of the bytes stay.
+        Tensor parallelism divides what attention and MLP keep, but for their inputs. With checkpointing, every block
+        keeps its input, and one at a time the rest.
         """
-        layers = max(len(self.objective.backbone.blocks), 1)
-        kept = 10 / 34 + 24 / 34 / self.layout.tensor
-        if not self.layout.recomputed:
-            return self.activation_bytes * kept
-        return layers * self.hidden_bytes + self.activation_bytes / layers * kept
+        blocks = self.saved.in_blocks - self.saved.divided * (1 - 1 / self.layout.tensor)
+        if self.layout.recomputed:
+            layers = max(len(self.objective.backbone.blocks), 1)
+            blocks = (layers - 1) * self.hidden_bytes + blocks / layers
+        return self.saved.total - self.saved.in_blocks + blocks
 
     @property
     def hidden_bytes(self) -> int:
@@ -140,7 +145,7 @@ def plan_run(config: DictConfig) -> Plan:
         batch_size=batch_size,
         length=length,
         forward_flops=forward_flops,
-        activation_bytes=saved.total,
+        saved=saved,
         states_per_parameter=STATES_PER_PARAMETER.get(type(optimizer).__name__, 2),
     )
 
@@ -157,32 +162,93 @@ def _attention_flops() -> dict[Any, Any]:
 
 
 class SavedBytes:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once and parameters not at all."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once and parameters not at all.
+
+    Args:
+        module: What runs while they are counted, with or without memory.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         from torch.autograd.graph import saved_tensors_hooks
 
-        self._parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        from lmmodules.parallel.mesh import local_tensor
+
+        self._module = module
+        self._parameters = {local_tensor(parameter).untyped_storage()._cdata for parameter in module.parameters()}
         self._storages: dict[int, Any] = {}
+        self._in_blocks: set[int] = set()
+        self._divided: set[int] = set()
+        self._block_depth = 0
+        self._inputs: list[set[int]] = []  # of the attention or MLP that runs
+        self._watches: list[Any] = []
         self._hooks = saved_tensors_hooks(self._count, lambda tensor: tensor)
 
     def _count(self, tensor: Any) -> Any:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._parameters:
-            self._storages[storage._cdata] = storage
+        key = storage._cdata
+        if key not in self._parameters and key not in self._storages:
+            self._storages[key] = storage
+            if self._block_depth:
+                self._in_blocks.add(key)
+            if self._inputs and key not in self._inputs[-1]:
+                self._divided.add(key)
         return tensor
+
+    def _bytes(self, keys: Iterable[int]) -> int:
+        return sum(self._storages[key].nbytes() for key in keys)
 
     @property
     def total(self) -> int:
         """Bytes so far."""
-        return sum(storage.nbytes() for storage in self._storages.values())
+        return self._bytes(self._storages)
+
+    @property
+    def in_blocks(self) -> int:
+        """Those of them that blocks keep."""
+        return self._bytes(self._in_blocks)
+
+    @property
+    def divided(self) -> int:
+        """Those of them that attention and MLP keep of what they make themselves, which has heads or inner size."""
+        return self._bytes(self._divided)
 
     def __enter__(self) -> SavedBytes:
+        from lmmodules.models.attention import Attention
+        from lmmodules.models.block import Block
+        from lmmodules.models.mlp import MLP
+
+        for part in self._module.modules():
+            if isinstance(part, Block):
+                self._watch(part, self._enter_block, self._leave_block)
+            elif isinstance(part, (Attention, MLP)):
+                self._watch(part, self._enter_matrices, self._leave_matrices)
         self._hooks.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.__exit__(*exception)
+        for watch in self._watches:
+            watch.remove()
+
+    def _watch(self, part: nn.Module, enter: Callable[..., None], leave: Callable[..., None]) -> None:
+        self._watches += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+
+    def _enter_block(self, *_: object) -> None:
+        self._block_depth += 1
+
+    def _leave_block(self, *_: object) -> None:
+        self._block_depth -= 1
+
+    def _enter_matrices(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        from torch import Tensor
+        from torch.utils._pytree import tree_leaves
+
+        self._inputs.append(
+            {leaf.untyped_storage()._cdata for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)}
+        )
+
+    def _leave_matrices(self, *_: object) -> None:
+        self._inputs.pop()
 
 
 def number_of_devices(config: DictConfig) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
     from lmmodules.objectives import Objective
 
@@ -80,7 +80,7 @@ def divided_parameters(objective: Objective) -> int:
 
     found: dict[int, int] = {}
 
-    def note(*parameters: nn.Parameter | None) -> None:
+    def note(*parameters: Tensor | None) -> None:
         found.update({id(parameter): parameter.numel() for parameter in parameters if parameter is not None})
 
     for part in objective.modules():

@@ -235,6 +235,22 @@ class TestMemory:
         least = 4 * B * T * LAYERS * (D + D + D + 4 * D + 3 * D)
         assert least < plan().activation_bytes < 4 * least
 
+    def test_what_a_block_keeps_and_what_of_it_is_divided(self) -> None:
+        found = plan("position=learned", "model.max_length=64", "model.dropout=0", "model.attention_dropout=0")
+        # Numbers per token. Whole on every device: the inputs of norms and of matrices behind them, mean and deviation.
+        whole = 4 * D + 2 * 2
+        # With heads or inner size: queries, keys and values, what attention gathers and a normaliser per head, and
+        # what stands before and behind the activation.
+        divided = 3 * D + D + H + 4 * D + 4 * D
+        assert found.saved.in_blocks == 4 * B * T * LAYERS * (whole + divided)
+        assert found.saved.divided == 4 * B * T * LAYERS * divided
+        outside = found.saved.total - found.saved.in_blocks
+        two = replace(under(found, "strategy=tensor_parallel"), devices=2)
+        assert two.kept_activation_bytes == outside + 4 * B * T * LAYERS * (whole + divided / 2)
+        again = replace(under(found, "strategy=tensor_parallel", "strategy.activation_checkpointing=true"), devices=2)
+        # The input of every block, and all that one of them keeps besides.
+        assert again.kept_activation_bytes == outside + 4 * B * T * ((LAYERS - 1) * D + whole + divided / 2)
+
     def test_activations_are_counted_and_not_the_parameters(self) -> None:
         layer = nn.Linear(4, 8, bias=False)
         inputs = torch.zeros(5, 4, requires_grad=True)

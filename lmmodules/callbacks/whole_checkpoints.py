@@ -62,4 +62,4 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         if is_sharded(path):
             return read_whole(path)
-        return super().load_checkpoint(path, map_location, weights_only)
+        return super().load_checkpoint(os.fspath(path), map_location, weights_only)

@@ -37,7 +37,7 @@ def clip_gradient_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         )
         for mesh in sorted(meshes, key=str)  # in one order on all ranks, which reduce each in turn
     ]
-    norm = torch.stack(by_mesh).norm()
+    norm: Tensor = torch.stack(by_mesh).norm()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         local_tensor(gradient).mul_(scale)

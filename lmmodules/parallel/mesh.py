@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 DATA_AXIS = "data_parallel"
@@ -22,13 +22,11 @@ class Spread:
         sharded: Whether parameters are sharded over the data axis even where it has one rank only.
         sequence_parallel: Whether tensor-parallel ranks divide the sequence between their matrices.
         activation_checkpointing: Whether a block's activations are computed again in the backward pass.
-        cpu_offload: Whether parameters, gradients and optimizer states wait in the memory of the processor.
     """
 
     sharded: bool = False
     sequence_parallel: bool = False
     activation_checkpointing: bool = False
-    cpu_offload: bool = False
 
 
 def device_mesh(module: nn.Module) -> DeviceMesh | None:
@@ -75,17 +73,16 @@ def shard_over_mesh(module: nn.Module, spread: Spread | None = None) -> None:
 
         recompute_blocks(module)
     if mesh[DATA_AXIS].size() > 1 or spread.sharded:
-        _shard(module, mesh[DATA_AXIS], spread)
+        _shard(module, mesh[DATA_AXIS])
     module._is_spread = True  # type: ignore[assignment]
 
 
-def _shard(module: nn.Module, axis: DeviceMesh, spread: Spread) -> None:
+def _shard(module: nn.Module, axis: DeviceMesh) -> None:
     if isinstance(module, FSDPModule):
         return
-    policy = {"offload_policy": CPUOffloadPolicy()} if spread.cpu_offload else {}
     for block in module.backbone.blocks:  # type: ignore[union-attr]
-        fully_shard(block, mesh=axis, **policy)  # type: ignore[call-overload]
-    fully_shard(module, mesh=axis, **policy)  # type: ignore[call-overload]
+        fully_shard(block, mesh=axis)
+    fully_shard(module, mesh=axis)
     # Lightning calls steps, not `forward`, and parameters outside of the blocks are gathered where one begins.
     for step in ("training_step", "validation_step"):
         register_fsdp_forward_method(module, step)

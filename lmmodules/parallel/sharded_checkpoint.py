@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lmmodules.errors import InputError
@@ -67,11 +67,10 @@ def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
     check_complete(path)
     folder = Path(path)
     states: dict[str, Any] = {}
+    planner = _EmptyStateDictLoadPlanner()  # type: ignore[no-untyped-call]
     try:
         checkpoint: dict[str, Any] = torch.load(folder / REST, map_location="cpu", weights_only=True)
-        _load_state_dict(
-            states, storage_reader=FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True
-        )
+        _load_state_dict(states, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
     except Exception as error:
         raise InputError(f"`{folder}` cannot be read as a checkpoint: a part of it is truncated or damaged") from error
     checkpoint["state_dict"] = states.pop("state_dict")

@@ -33,7 +33,6 @@ class MeshStrategy(ModelParallelStrategy):
         data_parallel: Whether there may be ranks left over, over which everything is sharded (FSDP2).
         sequence_parallel: Whether ranks of the tensor axis divide the sequence, too, between their matrices.
         activation_checkpointing: Whether blocks keep their input alone for the backward pass.
-        cpu_offload: Whether parameters, gradients and optimizer states wait in the memory of the processor; for GPUs.
         save_distributed_checkpoint: Whether each process writes its own part into a directory, instead of process
             zero writing one file.
 
@@ -48,7 +47,6 @@ class MeshStrategy(ModelParallelStrategy):
         data_parallel: bool = True,
         sequence_parallel: bool = False,
         activation_checkpointing: bool = False,
-        cpu_offload: bool = False,
         save_distributed_checkpoint: bool = False,
     ) -> None:
         if tensor_parallel_size < 1:
@@ -69,7 +67,6 @@ class MeshStrategy(ModelParallelStrategy):
             sharded=data_parallel,
             sequence_parallel=sequence_parallel,
             activation_checkpointing=activation_checkpointing,
-            cpu_offload=cpu_offload,
         )
         self._batch_checked = False
 
@@ -118,7 +115,7 @@ class MeshStrategy(ModelParallelStrategy):
             storage_options: Not used.
         """
         if not self._save_distributed_checkpoint:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
+            super().save_checkpoint(checkpoint, os.fspath(filepath), storage_options)
             return
         target = Path(self.broadcast(str(filepath)))
         partial = target.with_name(target.name + ".partial")
@@ -150,7 +147,7 @@ class MeshStrategy(ModelParallelStrategy):
         paths = [
             [{path: group.get(path) for path in FAST_PATHS} for group in it.param_groups] for it in self.optimizers
         ]
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        checkpoint = super().load_checkpoint(os.fspath(checkpoint_path), weights_only)
         # Which paths can be taken is a matter of this mesh, and not of the one that the checkpoint was written on.
         for optimizer, chosen in zip(self.optimizers, paths, strict=True):
             for group, choice in zip(optimizer.param_groups, chosen, strict=False):
@@ -168,7 +165,6 @@ class FSDP2Strategy(MeshStrategy):
         save_distributed_checkpoint: Whether each process writes its own part into a directory, instead of process
             zero writing one file.
         activation_checkpointing: Whether blocks keep their input alone for the backward pass.
-        cpu_offload: Whether parameters, gradients and optimizer states wait in the memory of the processor; for GPUs.
     """
 
     def __init__(
@@ -176,12 +172,10 @@ class FSDP2Strategy(MeshStrategy):
         save_distributed_checkpoint: bool = False,
         *,
         activation_checkpointing: bool = False,
-        cpu_offload: bool = False,
     ) -> None:
         super().__init__(
             1,
             activation_checkpointing=activation_checkpointing,
-            cpu_offload=cpu_offload,
             save_distributed_checkpoint=save_distributed_checkpoint,
         )
 

@@ -1,7 +1,8 @@
 """Trains small networks on a mesh of processes, and says how far losses and weights are from those of one process.
 
-Started by `test_tensor_parallel.py`: `torchrun --nproc_per_node N against_one_process.py OUTPUT SIZE[s]...`, where a
-size is that of the tensor axis, `s` asks for sequence parallelism, and the data axis takes what is left over.
+Started by `test_tensor_parallel.py`: `torchrun --nproc_per_node N against_one_process.py OUTPUT LAYOUT...`. A layout is
+`ddp`, or the size of the tensor axis, where an `s` behind it asks for sequence parallelism and the data axis takes what
+is left over.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmmodules import CausalLM, MaskedLM, Transformer
@@ -92,7 +94,20 @@ def batch(name: str, step: int) -> dict[str, Tensor]:
     return made
 
 
-def train(name: str, mesh: Any = None, spread: Spread | None = None) -> tuple[list[float], dict[str, Tensor]]:
+class Step(nn.Module):
+    """A training step as a forward pass, which is what DDP wraps."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        return self.objective.training_step(batch, step)
+
+
+def train(
+    name: str, mesh: Any = None, spread: Spread | None = None, *, copied: bool = False
+) -> tuple[list[float], dict[str, Tensor]]:
     torch.manual_seed(0)
     objective = OBJECTIVES[name]()
     if name == "coco_lm":
@@ -102,11 +117,14 @@ def train(name: str, mesh: Any = None, spread: Spread | None = None) -> tuple[li
         objective._device_mesh = mesh
         shard_over_mesh(objective, spread)
         rank, ranks = mesh["data_parallel"].get_local_rank(), mesh["data_parallel"].size()
+    step_of: nn.Module = Step(objective)
+    if copied:
+        step_of, rank, ranks = DistributedDataParallel(step_of), dist.get_rank(), dist.get_world_size()
     optimizer = objective.configure_optimizers()
     losses = []
     for step in range(STEPS):
         part = {key: tensor.chunk(ranks)[rank] for key, tensor in batch(name, step).items()}
-        objective.training_step(part, step).backward()
+        step_of(part, step).backward()
         objective.configure_gradient_clipping(optimizer, 0.5, "norm")
         optimizer.step()
         optimizer.zero_grad()
@@ -151,15 +169,17 @@ def main() -> None:
     dist.init_process_group("gloo")
     found: dict[str, Any] = {}
     for layout in layouts:
-        size = int(layout.rstrip("s"))
-        ranks = dist.get_world_size()
-        mesh = init_device_mesh("cpu", (ranks // size, size), mesh_dim_names=("data_parallel", "tensor_parallel"))
+        copied, ranks = layout == "ddp", dist.get_world_size()
+        size = 1 if copied else int(layout.rstrip("s"))
+        mesh = None
+        if not copied:
+            mesh = init_device_mesh("cpu", (ranks // size, size), mesh_dim_names=("data_parallel", "tensor_parallel"))
         for name, (losses, weights) in expected.items():
             # The contrastive loss is over a rank's own batch: another number of data ranks is another loss.
             if name == "coco_lm" and ranks != size:
                 continue
             spread = Spread(sequence_parallel=layout.endswith("s"), activation_checkpointing=layout.endswith("s"))
-            ours, trained = train(name, mesh, spread)
+            ours, trained = train(name, mesh, spread, copied=copied)
             found[f"{layout} {name}"] = {
                 "loss": max(abs(one - other) for one, other in zip(losses, ours, strict=True)),
                 "weights": max((weights[key] - trained[key]).abs().max().item() for key in weights),

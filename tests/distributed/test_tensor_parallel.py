@@ -52,9 +52,9 @@ def differences(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    found = launch(2, tmp_path / "found.json", "2", "2s", "1")
+    found = launch(2, tmp_path / "found.json", "2", "2s", "1", "ddp")
     rows = differences(found)
-    assert {name.split()[0] for name in rows} == {"2", "2s", "1"}
+    assert {name.split()[0] for name in rows} == {"2", "2s", "1", "ddp"}
     for name, row in rows.items():
         assert row["steps"] == 20
         assert row["loss"] < TOLERANCE, (name, row)
