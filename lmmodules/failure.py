@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lmmodules.errors import InputError
+from lmmodules.command import input_error
 from lmmodules.launch import Launch, find_launch
 
 ERROR_FILE = "error.txt"
@@ -38,10 +38,10 @@ def failure_told(directory: Path) -> Iterator[None]:
         threading.Thread(target=_watch, args=(path, began, finished, launch), daemon=True).start()
     try:
         yield
-    except InputError:  # the same in all ranks, and told in one sentence
-        raise
-    except Exception:
+    except Exception as error:
         finished.set()
+        if input_error(error) is not None:  # the same in all ranks, told in one sentence, and nothing is left of it
+            raise
         text = traceback.format_exc()
         if launch is None:
             if os.environ.get("LOCAL_RANK", "0") == "0":
