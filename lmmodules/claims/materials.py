@@ -42,3 +42,16 @@ def missing_materials(needs: Sequence[str]) -> str | None:
         if not Path(path).exists():
             return f"needs {MATERIALS[name]}, but `{name}` names `{path}`, which does not exist"
     return None
+
+
+def without_paths(text: str, needs: Sequence[str]) -> str:
+    """A text with the names of materials in place of where they lie on this machine.
+
+    Args:
+        text: For example what a run told of its data.
+        needs: Names out of `MATERIALS`.
+    """
+    for name in needs:
+        if path := os.environ.get(name):
+            text = text.replace(path, f"${name}")
+    return text

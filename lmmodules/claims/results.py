@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmmodules.claims.base import Claim, Curve, Measurement
+from lmmodules.claims.materials import without_paths
 from lmmodules.claims.rules import Finding, mean, standard_deviation
 from lmmodules.run_directory import write_json
 
@@ -59,7 +60,10 @@ class Result:
             scale=scale,
             seeds=seeds,
             overrides={run.arm: run.overrides for run in runs},
-            facts={run.arm: run.outcome["facts"] for run in runs},
+            facts={
+                run.arm: {name: without_paths(fact, claim.needs) for name, fact in run.outcome["facts"].items()}
+                for run in runs
+            },
             unigram_entropy=next((run.unigram_entropy for run in runs if run.unigram_entropy is not None), None),
             seconds=round(sum(run.seconds for run in runs), 1),
             environment={key: environment[key] for key in TOLD_ENVIRONMENT} | environment["packages"],

@@ -106,20 +106,24 @@ class Tokenizer:
 
     @classmethod
     def from_hub(cls, name: str) -> Self:
-        """Load the tokenizer of a model on the Hugging Face hub, or of a folder saved by transformers.
+        """Load the tokenizer of a model on the Hugging Face hub, of a folder saved by transformers, or of a GGUF file.
 
         Args:
-            name: For example `"gpt2"`, or a folder.
+            name: For example `"gpt2"`, a folder, or a GGUF file; a folder that holds nothing but one such means that.
 
         Raises:
             InputError: When transformers is missing, the name can not be loaded, or the tokenizer is not a fast one.
         """
         transformers = require("transformers", "hub", f"the tokenizer `{name}`")
+        place: dict[str, str] = {"pretrained_model_name_or_path": name}
+        if (quantised := _gguf_file(Path(name).expanduser())) is not None:
+            require("gguf", "gguf", f"the tokenizer in `{quantised}`")
+            place = {"pretrained_model_name_or_path": str(quantised.parent), "gguf_file": quantised.name}
         try:
-            loaded = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
+            loaded = transformers.AutoTokenizer.from_pretrained(**place, use_fast=True)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"`tokenizer.name` must be a tokenizer of the hub or a folder, but `{name}` is not"
+                f"`tokenizer.name` must be a tokenizer of the hub, a folder or a GGUF file, but `{name}` is not"
             ) from error
         if not loaded.is_fast:
             raise InputError(f"`tokenizer.name` must have a fast tokenizer, but `{name}` has none")
@@ -252,3 +256,13 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return self.vocab_size
+
+
+def _gguf_file(place: Path) -> Path | None:
+    """The GGUF file that is meant: the one that is named, or the only one of a folder without a tokenizer's files."""
+    if place.suffix == ".gguf" and place.is_file():
+        return place
+    if not place.is_dir() or any(place.glob("tokenizer*")):
+        return None
+    files = list(place.glob("*.gguf"))
+    return files[0] if len(files) == 1 else None

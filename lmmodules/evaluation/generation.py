@@ -111,12 +111,13 @@ def _write(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
     cache = KVCache.for_backbone(backbone, batch, limit)
+    logits = head.for_writing(embedding, batch, max_new_tokens)
     written: list[list[int]] = [[] for _ in prompts]
     unfinished = set(range(batch))
     last = torch.arange(1, batch + 1, device=device) * length - 1  # the last position of each row
     hidden = backbone(input_ids, attention_mask=None if mask is None else mask[:, :length], cache=cache, rows=last)
     for step in range(max_new_tokens):
-        tokens = choose(head(hidden, embedding), generator)  # (B,)
+        tokens = choose(logits(hidden), generator)  # (B,)
         news: list[int | None] = [None] * batch
         for row, token in enumerate(tokens.tolist()):
             if row in unfinished and token in stop_ids:

@@ -75,10 +75,10 @@ class KVCache:
                 f"`max_length` of the cache is {self.max_length}, but {end} tokens were given; make it "
                 f"with `max_length={end}`"
             )
-        keys, values = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-        keys[:, :, self.length :] = key
-        values[:, :, self.length :] = value
-        return keys, values
+        keys, values = self.keys[layer], self.values[layer]
+        keys.narrow(2, self.length, key.shape[2]).copy_(key)
+        values.narrow(2, self.length, key.shape[2]).copy_(value)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def advance(self, length: int) -> None:
         """Count `length` more tokens, when every layer has been appended to."""

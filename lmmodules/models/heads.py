@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from lmmodules.errors import InputError
 from lmmodules.models.mlp import ACTIVATIONS
 from lmmodules.parallel.vocabulary_parallel import gathered_logits, is_vocabulary_parallel
+
+STEPS_WORTH_A_LAYOUT = 32
 
 
 class LanguageModelHead(nn.Module):
@@ -107,6 +110,35 @@ class LanguageModelHead(nn.Module):
         if is_vocabulary_parallel(weight):
             return gathered_logits(self.features(hidden), weight, self.bias)
         return nn.functional.linear(self.features(hidden), weight, self.bias)
+
+    def for_writing(self, embedding_weight: Tensor, batch_size: int, steps: int) -> Callable[[Tensor], Tensor]:
+        """The head for the same few rows many times, as writing token by token needs it.
+
+        On a CPU a step waits for the output matrix to come from memory, at a speed that depends on how the product
+        is asked for: one row with the matrix laid out by columns takes half the time, and so do several rows as
+        columns behind the matrix.
+
+        Args:
+            embedding_weight: (V, E) token embedding of the backbone.
+            batch_size: Number of rows B of every step.
+            steps: How many there will be at most. Laying out the matrix anew, once and in memory of its own, costs
+                about as much as `STEPS_WORTH_A_LAYOUT` of them save.
+
+        Returns:
+            Logits (B, V) of hidden states (B, D).
+        """
+        weight = self.output_weight(embedding_weight)
+        plain = is_vocabulary_parallel(weight) or weight.device.type != "cpu" or weight.dtype != torch.float32
+        if plain or torch.is_autocast_enabled("cpu") or (batch_size == 1 and steps < STEPS_WORTH_A_LAYOUT):
+            return lambda hidden: self(hidden, embedding_weight)
+        columns = weight.t().contiguous() if batch_size == 1 else None
+
+        def logits(hidden: Tensor) -> Tensor:
+            features = self.features(hidden)
+            product = torch.mm(weight, features.t()).t() if columns is None else torch.mm(features, columns)
+            return product if self.bias is None else product + self.bias
+
+        return logits
 
     def flops_per_token(self) -> int:
         """Floating-point operations of one forward per row: two per element of each matrix, the tied one included."""

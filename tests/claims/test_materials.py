@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmmodules.claims import all_claims
-from lmmodules.claims.materials import MATERIALS, material, missing_materials
+from lmmodules.claims.materials import MATERIALS, material, missing_materials, without_paths
 from lmmodules.composition import compose_config
 
 
@@ -42,3 +42,11 @@ def test_an_override_holds_the_name_and_not_the_path(monkeypatch: pytest.MonkeyP
     assert override == "data.path=${oc.env:LMM_REVIEWS}"
     monkeypatch.setenv("LMM_REVIEWS", "here.tsv")
     assert compose_config("train", "experiment=fine_tuning", "data=labelled", override).data.path == "here.tsv"
+
+
+def test_no_path_of_a_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LMM_REVIEWS", str(tmp_path))
+    monkeypatch.delenv("LMM_WORDNET", raising=False)
+    told = without_paths(f"rows: {tmp_path}/reviews.tsv", ["LMM_REVIEWS", "LMM_WORDNET"])
+    assert told == "rows: $LMM_REVIEWS/reviews.tsv"
+    assert without_paths(f"rows: {tmp_path}", []) == f"rows: {tmp_path}"

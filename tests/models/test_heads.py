@@ -68,6 +68,20 @@ def test_the_head_at_some_rows_is_some_rows_of_the_head():
     torch.testing.assert_close(head(hidden[rows], embedding), head(hidden, embedding)[rows])
 
 
+@pytest.mark.parametrize("options", [{}, {"tied": False}, {"transform": True, "bias": True}])
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 5), (1, 100), (3, 5)])
+def test_the_head_for_writing_gives_the_same_logits(options, batch_size, steps):
+    head = LanguageModelHead(8, 9, **options)
+    hidden, embedding = torch.randn(batch_size, 8), torch.randn(9, 8)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 0.0)):
+        head, hidden, embedding = head.to(dtype), hidden.to(dtype), embedding.to(dtype)
+        logits = head.for_writing(embedding, batch_size, steps)(hidden)
+        torch.testing.assert_close(logits, head(hidden, embedding), atol=tolerance, rtol=tolerance)
+    with torch.autocast("cpu", torch.bfloat16):
+        written = head.float().for_writing(embedding.float(), batch_size, steps)(hidden.float())
+        assert written.dtype == torch.bfloat16
+
+
 def test_flops_and_errors():
     assert LanguageModelHead(4, 9).flops_per_token() == 2 * 4 * 9
     assert LanguageModelHead(4, 9, transform=True).flops_per_token() == 2 * (4 * 4 + 4 * 9)
