@@ -68,7 +68,7 @@ class Block(nn.Module):
             hidden = hidden + gathered
             return hidden + self._dropped(self.mlp(self.mlp_norm(hidden)))
         hidden = self.attention_norm(hidden + gathered)
-        return self.mlp_norm(hidden + self._dropped(self.mlp(hidden)))
+        return self.mlp_norm(hidden + self._dropped(self.mlp(hidden)))  # type: ignore[no-any-return]
 
     def _dropped(self, added: Tensor) -> Tensor:
         # Token by token, a call of a module that does nothing takes as long as a small product.
