@@ -14,6 +14,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,7 +99,7 @@ def answer(step: Step, question: str) -> dict[str, float]:
         question: `step`, `memory` or `operations`.
     """
     if question == "memory":
-        return {"added_mb": _added_memory(step)}
+        return {"added_mb": added_memory(step)}
     if question == "operations":
         from benchmarks.operations import count_operations
 
@@ -113,16 +116,37 @@ def _processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _added_memory(step: Step) -> float:
+def added_memory(step: Step) -> float:
+    """Megabytes that three steps add to the resident size of this process, at their peak.
+
+    Args:
+        step: Built already.
+    """
+    with resident_peak_added() as added:
+        for _ in range(MEMORY_STEPS):
+            step()
+    return added.megabytes
+
+
+@dataclass
+class AddedMemory:
+    """Megabytes, known when the block it was made for has ended."""
+
+    megabytes: float = 0.0
+
+
+@contextmanager
+def resident_peak_added() -> Iterator[AddedMemory]:
+    """How much larger than at its beginning this process has been within a block."""
     gc.collect()
     before = _status("VmRSS")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # lets the peak start from here
     except OSError:
         before = _status("VmHWM")
-    for _ in range(MEMORY_STEPS):
-        step()
-    return round((_status("VmHWM") - before) / 1024, 1)
+    added = AddedMemory()
+    yield added
+    added.megabytes = round((_status("VmHWM") - before) / 1024, 1)
 
 
 def _status(field: str) -> int:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from benchmarks.results import CaseResult, WorkloadResult, decisive_clock, median, memory_ratio, speed_ratio
+from benchmarks import growth
+from benchmarks.growth import Growth
+from benchmarks.results import (
+    CaseResult,
+    WorkloadResult,
+    decisive_clock,
+    load_all,
+    median,
+    memory_ratio,
+    speed_ratio,
+)
 from benchmarks.tables import share_of_matrix_product, shown_rate, verdict
 from benchmarks.workload import Comparison, summaries
 
@@ -30,19 +41,45 @@ transform, `training_step` of the LightningModule and its optimizer.
 `python -m benchmarks WORKLOAD` measures again, `--store` keeps it and makes this page, `--list` tells what there is.
 """
 
+_GROWTH = """\
+## How cost grows
 
-def render(results: Sequence[WorkloadResult]) -> str:
+One size of a training step grows while the others stay; every point is the median of several processes of its own.
+*Grows as* is the power since the point before: x^1 is in proportion. Memory is what the work adds to the process at its
+peak. `python -m benchmarks.growth` measures again.
+
+![time and memory over each size](growth.png)
+"""
+
+
+def store_page() -> None:
+    """Make the page from all that is stored."""
+    PAGE.write_text(render(load_all(), growth.load_all()))
+
+
+def render(results: Sequence[WorkloadResult], growths: Sequence[Growth] = ()) -> str:
     """The page.
 
     Args:
         results: As stored.
+        growths: As stored.
     """
     sections = [_section(result) for result in results if result.cases]
     stored = {result.workload for result in results if result.cases}
     missing = [f"- `{name}`: {summary}" for name, summary in summaries().items() if name not in stored]
     if missing:
         sections.append("## Without stored results\n\n" + "\n".join(missing) + "\n")
+    if growths:
+        sections += [_GROWTH, *map(_study, growths)]
     return "\n".join([_HEAD, *sections])
+
+
+def _study(found: Growth) -> str:
+    study = growth.STUDIES[found.study]
+    head, *rows = growth.table(found)
+    lines = [f"### {study.title}", "", f"{study.fixed}. *{_machine(found.environment)}*", ""]
+    lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines)
 
 
 def _section(result: WorkloadResult) -> str:
@@ -86,7 +123,10 @@ def _row(case: CaseResult, comparison: Comparison) -> str:
 
 def _conditions(case: CaseResult) -> str:
     """Where and with what, in one line; cases that were measured alike stand under one."""
-    found = case.environment
+    return _machine(case.environment)
+
+
+def _machine(found: Mapping[str, Any]) -> str:
     versions = ", ".join(
         f"{package} {found['versions'][package]}"
         for package in ("torch", "lightning", "transformers", "datasets", "litgpt")

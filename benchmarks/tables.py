@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -32,6 +34,24 @@ def show_case(title: str, case: CaseResult, console: Console) -> None:
             expand=False,
         )
     )
+
+
+def show_growth(title: str, fixed: str, rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Print what a study found.
+
+    Args:
+        title: Of the study.
+        fixed: What stayed.
+        rows: The head, and a row for each point.
+        console: Where to.
+    """
+    head, *points = rows
+    grid = Table(*head, title=f"[bold]{title}[/bold]", caption=fixed, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in grid.columns:
+        column.justify = "right"
+    for point in points:
+        grid.add_row(*point)
+    console.print(grid)
 
 
 def _candidates(case: CaseResult) -> Table:

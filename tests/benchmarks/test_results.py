@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks import growth
 from benchmarks.results import (
     CandidateResult,
     CaseResult,
@@ -69,7 +70,7 @@ def test_the_machine_is_described_and_not_named() -> None:
 
 
 def test_the_page_is_made_from_what_is_stored() -> None:
-    assert PAGE.read_text() == render(load_all()), "run `python -m benchmarks --render`"
+    assert PAGE.read_text() == render(load_all(), growth.load_all()), "run `python -m benchmarks --render`"
 
 
 def test_a_row_has_ratio_quartiles_goal_and_memory() -> None:
