@@ -19,6 +19,7 @@ COMMANDS = {
     "preview",
     "evaluate",
     "generate",
+    "solve",
     "command",
     "compare",
     "comparison",
@@ -57,7 +58,8 @@ ALLOWED = {
     "plots": set(),
     "checkpoint": {"callbacks", "data", "models", "objectives", "parallel"},
     "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
-    "claims": {"checkpoint", "objectives", "plots", "run_directory", "trial"},
+    "claims": {"checkpoint", "data", "evaluation", "objectives", "plots", "run_directory", "trial"},
+    "synthesis": {"callbacks", "checkpoint", "data", "evaluation", "models", "objectives", "plots", "run_directory"},
     "report": {"callbacks", "checkpoint", "evaluation", "objectives", "plots", "run_directory", "train"},
 }
 # Packages that only some parts may import at module level.

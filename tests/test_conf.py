@@ -36,6 +36,8 @@ def test_every_yaml_file_is_reached() -> None:
 def test_composes(group: str, option: str) -> None:
     if group == "evaluation":
         config = compose_config("evaluate", f"evaluation={option}", "checkpoint=x")
+    elif group == "language_model":
+        config = compose_config("solve", f"language_model={option}")
     else:
         overrides = [f"{group}={option}"] + ([] if group in {"experiment", "debug"} else ["max_steps=10"])
         config = compose_config("train", *overrides)

@@ -28,10 +28,12 @@ class Measurement:
     Args:
         figures: What is compared, by the name of the arm; infinite where a run diverged.
         curves: What is drawn, by the name of the arm.
+        tables: What is told besides, row by row, by its heading.
     """
 
     figures: dict[str, float]
     curves: dict[str, Curve] = field(default_factory=dict)
+    tables: dict[str, list[Mapping[str, str | int | float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

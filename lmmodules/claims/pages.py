@@ -82,7 +82,8 @@ def render_page(result: Result) -> str:
         "## What the paper says",
         f"{claim.source}. {claim.reported}",
         "## What was run",
-        _protocol(result),
+        _protocol(result) if result.facts else claim.remarks,
+        *_tables(result),
         "## Where",
         _environment(result),
     ]
@@ -146,6 +147,16 @@ def _findings_table(result: Result) -> str:
     return _table(["rule", "mean difference", "standard error", "met"], rows)
 
 
+def _tables(result: Result) -> list[str]:
+    """What the first seed tells besides."""
+    sections = []
+    for heading, rows in next(iter(result.seeds.values())).tables.items():
+        head = [name.replace("_", " ") for name in rows[0]] if rows else ["none"]
+        cells = [[" ".join(str(value).split()) for value in row.values()] for row in rows]  # a cell is one line
+        sections += [f"## {heading}", _table(head, cells)]
+    return sections
+
+
 def _protocol(result: Result) -> str:
     """What all runs have in common, then what each has of its own."""
     every = list(result.facts.values())
@@ -177,7 +188,8 @@ def _command(overrides: Sequence[str]) -> str:
 
 def _environment(result: Result) -> str:
     facts = ", ".join(f"{name} {fact}" for name, fact in result.environment.items() if fact is not None)
-    return f"{_duration(result.seconds)} of training in all. {facts}."
+    training = f"{_duration(result.seconds)} of training in all" if result.facts else "Nothing was trained"
+    return f"{training}. {facts}."
 
 
 def figure(value: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmmodules.claims.base import Claim, Curve, Measurement
 from lmmodules.claims.materials import without_paths
 from lmmodules.claims.rules import Finding, mean, standard_deviation
+from lmmodules.run_directory import environment as this_environment
 from lmmodules.run_directory import write_json
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Result:
             seeds: The measurement of each seed.
             runs: The runs of all seeds.
         """
-        environment = runs[0].outcome["environment"]
+        environment = runs[0].outcome["environment"] if runs else this_environment(0)
         return cls(
             claim=claim,
             scale=scale,
@@ -133,6 +134,7 @@ class Result:
                         "curves": {
                             arm: [[x, float(f"{y:.6g}")] for x, y in curve] for arm, curve in measurement.curves.items()
                         },
+                        **({"tables": measurement.tables} if measurement.tables else {}),
                     }
                     for seed, measurement in self.seeds.items()
                 },
@@ -162,6 +164,7 @@ class Result:
             int(seed): Measurement(
                 {arm: math.inf if value is None else value for arm, value in measured["figures"].items()},
                 {arm: [(x, y) for x, y in curve] for arm, curve in measured["curves"].items()},
+                measured.get("tables", {}),
             )
             for seed, measured in content["seeds"].items()
         }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,7 @@ PIECE_CHARACTERS = 128 * 1024
 """Longest text that is encoded at once."""
 BATCH_CHARACTERS = 1024 * 1024
 """Text that is handed to the tokenizer's threads in one call."""
+_BATCHES_AHEAD = 2
 
 # GPT-2's expression (and its successors') starts a new pre-token at white space after a letter or digit, whatever
 # stands around: a text cut there is encoded to the same tokens.
@@ -103,20 +106,32 @@ def encode(
     Yields:
         Each piece with its ids, in order.
     """
+    # While one batch becomes arrays, which holds Python's lock, the tokenizer's threads have the next to work on.
+    with ThreadPoolExecutor(max_workers=_BATCHES_AHEAD) as pool:
+        ahead: deque[tuple[list[Piece], Future[list[list[int]]]]] = deque()
+        for batch in _batches(pieces(documents, by_line=by_line)):
+            ahead.append((batch, pool.submit(tokenizer.encode_batch, [piece.text for piece in batch])))
+            if len(ahead) > _BATCHES_AHEAD:
+                yield from _arrays(*ahead.popleft(), dtype)
+        while ahead:
+            yield from _arrays(*ahead.popleft(), dtype)
+
+
+def _batches(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
     batch: list[Piece] = []
     size = 0
-    for piece in pieces(documents, by_line=by_line):
+    for piece in parts:
         batch.append(piece)
         size += len(piece.text)
         if size >= BATCH_CHARACTERS:
-            yield from _encode_batch(batch, tokenizer, dtype)
+            yield batch
             batch, size = [], 0
     if batch:
-        yield from _encode_batch(batch, tokenizer, dtype)
+        yield batch
 
 
-def _encode_batch(
-    batch: list[Piece], tokenizer: Tokenizer, dtype: npt.DTypeLike
+def _arrays(
+    batch: list[Piece], encoded: Future[list[list[int]]], dtype: npt.DTypeLike
 ) -> Iterator[tuple[Piece, npt.NDArray[np.integer]]]:
-    for piece, ids in zip(batch, tokenizer.encode_batch([piece.text for piece in batch]), strict=True):
+    for piece, ids in zip(batch, encoded.result(), strict=True):
         yield piece, np.array(ids, dtype=dtype)

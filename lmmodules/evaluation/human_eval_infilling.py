@@ -131,8 +131,9 @@ class HumanEvalInfilling:
             raise InputError(f"`max_tasks` must be at least 1, but is {max_tasks}; use `null` for all")
         if path is not None and not run_programs:
             raise InputError(
-                "HumanEval runs programs that the model wrote, isolated but not behind a security boundary: allow it "
-                "by `evaluation.human_eval.run_programs=true`, or use `evaluation.human_eval.path=null`"
+                "HumanEval runs programs that the model wrote, isolated where the system can (see "
+                "docs/papers/program_synthesis.md): allow it by `evaluation.human_eval.run_programs=true`, or use "
+                "`evaluation.human_eval.path=null`"
             )
         self.path = path
         self.tasks = tuple(tasks)

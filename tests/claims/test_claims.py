@@ -14,6 +14,8 @@ BY_CLAIM = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.stem
 
 @BY_CLAIM
 def test_every_run_composes(claim: Claim) -> None:
+    if not claim.arms:
+        pytest.skip("trains nothing")
     configs = [compose_config("train", *claim.overrides("cpu"), *own) for own in claim.arms.values()]
     assert all(isinstance(config.max_steps, int) for config in configs)
     assert {config.trainer.accelerator for config in configs} == {"cpu"}
