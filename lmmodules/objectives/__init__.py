@@ -13,6 +13,7 @@ from lmmodules.objectives.masked_lm import MaskedLM
 from lmmodules.objectives.megatron import Megatron
 from lmmodules.objectives.multiple_choice import MultipleChoice
 from lmmodules.objectives.p_tuning import PTuning
+from lmmodules.objectives.program_synthesis import ProgramSynthesis
 from lmmodules.objectives.prompted_tasks import ChoicePTuning, VerbalizedPTuning
 from lmmodules.objectives.regression import Regression
 from lmmodules.objectives.roberta import RoBERTa
@@ -32,6 +33,7 @@ __all__ = [
     "MultipleChoice",
     "Objective",
     "PTuning",
+    "ProgramSynthesis",
     "Regression",
     "RoBERTa",
     "SequenceObjective",
