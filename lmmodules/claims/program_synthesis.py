@@ -32,12 +32,13 @@ class SolvingClaim(Claim):
 
         questions = MathQuestions(seed=trial.seed).first(QUESTIONS, held_out=True)
         runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
-        figures = {
-            arm: run.kept("solved", lambda arm=arm, run=run: {"solved": solved(run, questions, arm == PROGRAMS)})[
-                "solved"
-            ]
-            for arm, run in runs.items()
-        }
+        figures = {}
+        for arm, run in runs.items():
+
+            def measure(arm: str = arm, run: FinishedRun = run) -> dict[str, float]:
+                return {"solved": solved(run, questions, arm == PROGRAMS)}
+
+            figures[arm] = run.kept("solved", measure)["solved"]
         figures[f"{PROGRAMS}: written to the letter"] = runs[PROGRAMS].loss("val/written_exactly")
         return Measurement(
             figures | {ASKED_OF_IT: 0.6}, {arm: run.curve("val/written_exactly") for arm, run in runs.items()}
@@ -69,8 +70,7 @@ def solved(run: FinishedRun, questions: list[MathQuestion], writes_programs: boo
     texts = [tokenizer.decode(ids) for ids in written]
     answers = [extract_answer(ran.output).text for ran in run_programs(texts)] if writes_programs else texts
     right = [
-        compare(answer or "", question.answer).correct
-        for answer, question in zip(answers, questions, strict=True)
+        compare(answer or "", question.answer).correct for answer, question in zip(answers, questions, strict=True)
     ]
     return sum(right) / len(right)
 
