@@ -77,14 +77,14 @@ def print_report(run: Run, summary: dict[str, Any], console: Console | None = No
         table.add_row("validation loss", f"{summary['val_loss']:.3f} {unit}")
         term = run.objective.perplexity_term
         if term is not None and f"val_{term}" in summary and term != "loss":  # the part that a baseline is of
-            table.add_row(f"  {term.replace('_', ' ')}", f"{summary[f'val_{term}']:.3f} {unit}")
+            table.add_row(f"  {term.replace('_', ' ')}", f"{summary[f'val_{term}']:.3f} nats per token")
         if baseline is not None:
             table.add_row(f"  {baseline.label}", f"{baseline.loss:.3f} ({baseline.meaning})")
     if summary["val_perplexity"] is not None:
         table.add_row("validation perplexity", f"{summary['val_perplexity']:,.2f}")
     for name in getattr(run.objective, "headline", ()):
         if f"val_{name}" in summary:
-            table.add_row(f"validation {name}", f"{summary[f'val_{name}']:.4f}")
+            table.add_row(f"validation {name.replace('_', ' ')}", f"{summary[f'val_{name}']:.4f}")
     table.add_row("tokens seen", f"{format_count(summary['tokens'])} in {summary['steps']:,} steps")
     if summary["tokens_per_second"]:
         table.add_row("tokens per second", f"{summary['tokens_per_second']:,.0f}")

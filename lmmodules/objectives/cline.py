@@ -64,6 +64,7 @@ class CLINE(MaskedLM):
     """
 
     batch_type = ReplacementBatch  # type: ignore[assignment]  # it extends the batch of its base
+    loss_unit = "(weighted sum of its terms)"
     perplexity_term = "masked_lm"
     candidate_share: float = 0.3
     """Share of the views' positions that are asked about, until a batch has shown it."""

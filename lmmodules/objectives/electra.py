@@ -74,6 +74,7 @@ class ELECTRA(Objective):
 
     batch_type: ClassVar[type] = DetectionBatch
     needs_causal: ClassVar[bool | None] = False
+    loss_unit: ClassVar[str] = "(weighted sum of its terms)"
     perplexity_term = "auxiliary"
     masked_share: float = 0.15
     """Share of the positions that are filled in, until a batch has shown it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lmmodules.batch import IGNORED, CausalBatch
 from lmmodules.objectives.causal_lm import CausalLM
 from lmmodules.parallel import Term
@@ -22,6 +24,8 @@ class ProgramSynthesis(CausalLM):
         Drori et al. 2022, PNAS 119(32): questions answered by programs that a language model writes and Python runs.
         They took a model as it was; the loss on the program alone is that of instruction tuning.
     """
+
+    headline: ClassVar[tuple[str, ...]] = ("written_exactly",)
 
     def losses(self, batch: CausalBatch) -> dict[str, Term]:
         """Cross-entropy (nats) of the labelled tokens; in evaluation mode, also the share of whole targets."""
