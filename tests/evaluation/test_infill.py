@@ -81,6 +81,9 @@ def writing(tokens: list[int]) -> SimpleNamespace:
             state["step"] += 1
             return logits
 
+        def for_writing(self, embedding, batch_size, steps):
+            return lambda hidden: self(hidden, embedding)
+
     return SimpleNamespace(backbone=make_model().backbone, head=Script())
 
 
