@@ -41,7 +41,7 @@ def draw(growths: Sequence[Growth], path: Path = PICTURE) -> Path:
                 axes.set_ylabel(label, color=MUTED)
         panels[0, column].set_title(STUDIES[growth.study].title, fontsize=10)
         panels[1, column].set_xlabel(STUDIES[growth.study].axis, color=MUTED, fontsize=9)
-    panels[0, 0].annotate("in proportion", (0.97, 0.9), xycoords="axes fraction", ha="right", color=MUTED, fontsize=8.5)
+    panels[0, 0].annotate("dashed: in proportion", (0.04, 0.92), xycoords="axes fraction", color=MUTED, fontsize=8.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
 from lmmodules.errors import InputError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lmmodules.objectives import Objective
 
 COMPILED_PREFIX = "_orig_mod."
+WEIGHTS_SUFFIX = ".safetensors"
+"""Of a file of weights that explain themselves, without the states of the optimizer."""
 
 
 def load(
@@ -34,7 +37,8 @@ def load(
     nothing that a checkpoint contains is ever executed.
 
     Args:
-        path: A checkpoint written by `lmm-train`, or the directory of a run, whose `checkpoints/last.ckpt` is taken.
+        path: A checkpoint written by `lmm-train`, or the directory of a run, whose `checkpoints/last.ckpt` is taken, or
+            a file of weights written by `lmm-export`.
         device: Where the weights go.
         trusted: Packages whose classes may be built; add your own for objectives that live elsewhere.
 
@@ -82,7 +86,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint of this package as plain tensors and containers.
 
     Args:
-        path: A checkpoint, or the directory of a run.
+        path: A checkpoint, the directory of a run, or a file of weights.
 
     Raises:
         InputError: When the file is missing, truncated or foreign.
@@ -90,6 +94,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = resolve_checkpoint(path)
     if is_sharded(file):
         return _checked(read_whole(file), file)
+    if file.suffix == WEIGHTS_SUFFIX:
+        return _checked(_read_weights(file), file)
     try:
         checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -99,6 +105,51 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"`{file}` cannot be read as a checkpoint: it is truncated, damaged, or not a checkpoint at all"
         ) from error
     return _checked(checkpoint, file)
+
+
+def write_weights(checkpoint: Mapping[str, Any], file: Path) -> None:
+    """Write the weights of a checkpoint as one safetensors file, with all that it takes to build their network again.
+
+    The header names the architecture and the objective, and holds the snapshot as JSON; nothing in the file is
+    ever executed.
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        file: Its name ends in `.safetensors`.
+    """
+    from safetensors.torch import save_file
+
+    snapshot = checkpoint[SNAPSHOT_KEY]
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in checkpoint["state_dict"].items():
+        place = tensor.untyped_storage().data_ptr()
+        # The format refuses memory that two names share.
+        tensors[name.replace(COMPILED_PREFIX, "")] = tensor.clone() if place in places else tensor.contiguous()
+        places.add(place)
+    header = {
+        "format": "pt",
+        "architecture": str(snapshot["model"]["_target_"]),
+        "objective": str(snapshot["objective"]["_target_"]),
+        SNAPSHOT_KEY: json.dumps(snapshot),
+    }
+    save_file(tensors, file, metadata=header)
+
+
+def _read_weights(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"`{file}` is truncated, damaged, or not a safetensors file ({error})") from error
+    try:
+        snapshot = json.loads(header.get(SNAPSHOT_KEY, "null"))
+    except ValueError:
+        snapshot = None
+    return {"state_dict": tensors, SNAPSHOT_KEY: snapshot}
 
 
 def _checked(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,16 @@ NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
 """Where torchrun, Lightning, Slurm and submitit say which of its processes this is."""
 
-PLUGINS = {"submitit_slurm": "sweep", "submitit_local": "sweep", "joblib": "sweep", "optuna": "optuna"}
-"""Options of Hydra's own groups that plugins bring, and the extra that brings the plugin."""
+PATIENCE = 5.0
+"""Seconds in which the first process tells what is wrong, before another does."""
+
+PLUGINS = {
+    "submitit_slurm": ("hydra-submitit-launcher", "sweep"),
+    "submitit_local": ("hydra-submitit-launcher", "sweep"),
+    "joblib": ("hydra-joblib-launcher", "sweep"),
+    "optuna": ("hydra-optuna-sweeper", "optuna"),
+}
+"""Options of Hydra's own groups that plugins bring: the plugin, and the extra that brings it."""
 
 
 def conf_directory() -> Path:
@@ -78,14 +87,26 @@ def told_in_one_sentence(command: str) -> Iterator[None]:
             raise
         if "SUBMITIT_EXECUTOR" in os.environ:  # a trial of a sweep, whose launcher waits for the error
             raise
-        if is_first_process():  # the other ranks found the same
-            print(f"{command}: {sentence}", file=sys.stderr)
+        origin = ""
+        if not is_first_process():
+            if "TORCHELASTIC_RUN_ID" not in os.environ:  # the first found the same
+                sys.exit(2)
+            # As soon as one has ended, torchrun ends the others: the first must not be overtaken, and if it found the
+            # same, this one does not wake up.
+            time.sleep(PATIENCE)
+            origin = f"rank {own_rank()}: "
+        print(f"{command}: {origin}{sentence}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
 def is_first_process() -> bool:
     """Whether this process is the first of its run, or the only one, whoever started it."""
-    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
+    return own_rank() == "0"
+
+
+def own_rank() -> str:
+    """Number of this process among those of its run, by the environment; 0 when it is the only one."""
+    return next((value for name in RANK_VARIABLES if (value := os.environ.get(name, "0")) != "0"), "0")
 
 
 @contextmanager
@@ -165,8 +186,12 @@ def _one_sentence(text: str) -> str:
     """Hydra's own errors in our form."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     missing = re.match(r"(?:In '.*': )?Could not find '(.*)/(.*)'", lines[0])
-    if missing and missing[2] in PLUGINS:
-        return f"`{missing[1]}` needs a plugin for `{missing[2]}`: pip install 'lmmodules[{PLUGINS[missing[2]]}]'"
+    # An option of ours that builds on one of a plugin, or that one itself.
+    plugged = re.match(r"In '(.*)': Could not load '.*/(.*)'", lines[0]) or re.match(r".*find '(.*/(.*))'", lines[0])
+    if plugged and plugged[2] in PLUGINS:
+        package, extra = PLUGINS[plugged[2]]
+        group, _, option = plugged[1].rpartition("/")
+        return f"`{group}={option}` needs `{package}`: pip install 'lmmodules[{extra}]'"
     if missing and len(lines) > 1 and lines[1].startswith("Available options"):
         options = list(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
         return f"`{missing[1]}` has no option `{missing[2]}`; there are {', '.join(options)}"

@@ -1,4 +1,4 @@
-"""`lmm-export`: a checkpoint as a folder that transformers opens."""
+"""`lmm-export`: a checkpoint as a folder that transformers opens, or as one file that every command here reads."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ PROMPT_FILES = ("prompts.safetensors", "prompts.json", "peft")
 """What an export of P-tuning has besides; with `FILES` all that one may be written over."""
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token", "mask": "mask_token"}
 """Special tokens by role, here and in transformers."""
+WEIGHTS_SUFFIX = ".safetensors"
+"""What the name of an output ends in that is to be one file; `lmmodules.checkpoint` takes long to import."""
+ANY_NETWORK = f"one file takes any network: `output=my_model{WEIGHTS_SUFFIX}`"
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
 
 
 def export(config: DictConfig) -> None:
-    """Write a checkpoint for transformers, and tell which classes open it.
+    """Write a checkpoint for transformers or for ourselves, and tell what opens it.
 
     Args:
         config: Composed from `conf/export.yaml`.
@@ -53,8 +56,54 @@ def export(config: DictConfig) -> None:
     for key in ("checkpoint", "output"):
         if config[key] is None:
             raise InputError(missing_value(key))
-    name = export_checkpoint(config.checkpoint, config.output, overwrite=bool(config.overwrite))
+    overwrite = bool(config.overwrite)
+    if str(config.output).endswith(WEIGHTS_SUFFIX):
+        export_weights(config.checkpoint, config.output, overwrite=overwrite)
+        print(
+            f"{config.output}: `model.weights={config.output}` starts from it, `checkpoint={config.output}` scores it"
+        )
+        return
+    name = export_checkpoint(config.checkpoint, config.output, overwrite=overwrite)
     print(f"{config.output}: transformers opens it with {name}.from_pretrained and AutoTokenizer.from_pretrained")
+
+
+def export_weights(
+    checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write the weights of a checkpoint, whatever its network and however many processes saved it, into one file.
+
+    The file holds every weight of the objective under its own name, the configuration that builds it, and the
+    tokenizer, and no states of the optimizer. It is written whole or not at all.
+
+    Args:
+        checkpoint: A checkpoint, in one file or in parts, or the directory of a run.
+        output: The file, whose name ends in `.safetensors`; it must not exist unless `overwrite` is set.
+        overwrite: Replace the file that lies there.
+
+    Raises:
+        InputError: When the checkpoint cannot be read, or the file is there.
+    """
+    from lmmodules.checkpoint import read_checkpoint, write_weights
+
+    output = Path(output).absolute()
+    if output.is_dir():
+        raise InputError(
+            f"`output` must be a file where its name ends in `{WEIGHTS_SUFFIX}`, but `{output}` is a folder; "
+            f"use `output=my_model{WEIGHTS_SUFFIX}`"
+        )
+    if output.exists() and not overwrite:
+        raise InputError(f"`output` must be a new file, but `{output}` is there; use `overwrite=true`")
+    whole = read_checkpoint(checkpoint)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode
+        write_weights(whole, partial)
+        partial.chmod(mode)  # the library keeps what it writes from everybody else
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def export_checkpoint(
@@ -108,13 +157,17 @@ def _write_network(folder: Path, objective: Objective, tokenizer: Tokenizer | No
         return backbone.save(folder)
     if not isinstance(backbone, Transformer):
         raise InputError(
-            f"`checkpoint` must hold a `Transformer` to be exported, but holds a {type(backbone).__name__}"
+            f"`checkpoint` must hold a `Transformer` to be exported as a folder, but holds a "
+            f"{type(backbone).__name__}; {ANY_NETWORK}"
         )
     if not isinstance(head, LanguageModelHead):
         log.warning(f"`{type(objective).__name__}` has no language-model head: the body alone is exported")
         head = None
     ids = {} if tokenizer is None else {role: tokenizer.id_of(role) for role in ROLES if tokenizer.has(role)}
-    return save_for_transformers(folder, backbone, head, token_ids=ids, max_length=length)
+    try:
+        return save_for_transformers(folder, backbone, head, token_ids=ids, max_length=length)
+    except InputError as error:
+        raise InputError(f"{error}; {ANY_NETWORK}") from error
 
 
 def _write_prompts(folder: Path, objective: Objective, snapshot: dict[str, Any]) -> None:

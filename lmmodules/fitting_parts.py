@@ -152,11 +152,17 @@ def resume_file(path: str) -> Path:
         path: A checkpoint, or the directory of a run.
 
     Raises:
-        InputError: When there is none.
+        InputError: When there is none, or it holds weights alone.
     """
-    from lmmodules.checkpoint import resolve_checkpoint
+    from lmmodules.checkpoint import WEIGHTS_SUFFIX, resolve_checkpoint
 
     try:
-        return resolve_checkpoint(path)
+        file = resolve_checkpoint(path)
     except InputError as error:
         raise InputError(str(error).replace("`checkpoint`", "`resume`")) from error
+    if file.suffix == WEIGHTS_SUFFIX:
+        raise InputError(
+            f"`resume` must be a checkpoint, with the states of its optimizer, but `{path}` holds weights alone; use "
+            f"`model.weights={path}`"
+        )
+    return file

@@ -136,7 +136,8 @@ def told_where_to_go_on(run: Run) -> Iterator[None]:
         code = 130
     if not code:
         return
-    if run.trainer.is_global_zero:
+    requeued = any(getattr(callback, "requeued", False) for callback in run.trainer.callbacks)  # type: ignore[attr-defined]
+    if run.trainer.is_global_zero and not requeued:  # a job in the queue goes on by itself
         checkpoint = run.directory / "checkpoints" / "last.ckpt"
         remedy = f"go on with `resume={run.directory}`" if checkpoint.exists() else "no checkpoint had been written yet"
         log.warning(f"stopped at step {run.trainer.global_step} of {run.trainer.max_steps}: {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import lmmodules
 from lmmodules.command import conf_directory, input_error, missing_value, no_empty_directory, told_in_one_sentence
 from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def raised(function: Callable[[], object]) -> BaseException:
@@ -83,6 +86,26 @@ class TestInputError:
         sentence = input_error(raised(lambda: compose_config("train", override)))
         assert sentence
         assert "\n" not in sentence
+
+    @pytest.mark.parametrize(
+        ("option", "package", "extra"),
+        [
+            ("launcher=slurm", "hydra-submitit-launcher", "sweep"),
+            ("launcher=local", "hydra-submitit-launcher", "sweep"),
+            ("launcher=submitit_local", "hydra-submitit-launcher", "sweep"),
+            ("launcher=joblib", "hydra-joblib-launcher", "sweep"),
+            ("sweeper=optuna", "hydra-optuna-sweeper", "optuna"),
+        ],
+    )
+    def test_a_missing_plugin_is_named_with_its_extra(
+        self, option: str, package: str, extra: str, command: Command, tmp_path: Path
+    ) -> None:
+        # An ordinary package of that name hides those that plugins share.
+        (tmp_path / "hydra_plugins").mkdir()
+        (tmp_path / "hydra_plugins/__init__.py").touch()
+        said = command("train", "-m", f"hydra/{option}", "max_steps=1", environment={"PYTHONPATH": str(tmp_path)})
+        assert said.returncode == 2
+        assert said.stderr == f"lmm-train: `hydra/{option}` needs `{package}`: pip install 'lmmodules[{extra}]'\n"
 
     def test_a_key_that_code_asks_for_in_vain_is_one_line(self) -> None:
         config = OmegaConf.create({"steps": 1})

@@ -1,4 +1,5 @@
-"""`lmm-export`: transformers opens the folder with the same logits and the same ids; nothing is left half-written."""
+"""`lmm-export`: transformers opens the folder with the same logits and the same ids, and one file holds any network;
+nothing is left half-written."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import torch
 import lmmodules
 from lmmodules import InputError, compose
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-from lmmodules.export import FILES, export_checkpoint, written_whole
+from lmmodules.composition import compose_config
+from lmmodules.export import FILES, export, export_checkpoint, export_weights, written_whole
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -137,7 +139,8 @@ class TestTheFolder:
         assert (tmp_path / "model.safetensors").exists()
 
     def test_a_network_that_cannot_be_expressed_leaves_nothing(self, runs, tmp_path):
-        with pytest.raises(InputError, match="no family of transformers expresses this network: the nearest, "):
+        sentence = "no family of transformers expresses .*; one file takes any network: `output=my_model.safetensors`"
+        with pytest.raises(InputError, match=sentence):
             export_checkpoint(runs("position=sinusoidal"), tmp_path / "exported")
         assert not list(tmp_path.iterdir())
 
@@ -155,6 +158,101 @@ class TestTheFolder:
             fail()
         assert (output / "config.json").read_text() == "former"
         assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+class TestOneFile:
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ["position=sinusoidal"],
+            ["objective=electra", "model=encoder_tiny"],
+            ["objective=masked_lm", "model=encoder_tiny"],
+        ],
+        ids=["no family", "two networks", "encoder"],
+    )
+    def test_every_weight_comes_back(self, runs, overrides, tmp_path):
+        run, file = runs(*overrides), tmp_path / "deeply" / "model.safetensors"
+        export_weights(run, file)
+        assert [path.name for path in file.parent.iterdir()] == ["model.safetensors"]
+        expected, found = lmmodules.load(run), lmmodules.load(file)
+        assert type(found) is type(expected)
+        assert found.state_dict().keys() == expected.state_dict().keys()
+        assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items())
+        assert lmmodules.load_tokenizer(file).to_json() == lmmodules.load_tokenizer(run).to_json()
+
+    def test_any_objective_starts_from_it(self, runs, tiny, tmp_path):
+        run, file = runs("position=sinusoidal"), tmp_path / "model.safetensors"
+        export_weights(run, file)
+        expected = lmmodules.load(run)
+        plain = [override for override in tiny if not override.startswith("tokenizer.")]
+        causal = ["position=sinusoidal"]
+        masked = ["objective=masked_lm", "model=decoder_tiny", "model.causal=false", "position=sinusoidal"]
+        for chosen in (causal, ["model=pretrained"], masked):
+            started = compose(
+                *plain, *chosen, "max_steps=1", f"model.weights={file}", "tokenizer=checkpoint",
+                f"tokenizer.path={file}", directory=str(tmp_path / "run"),
+            )  # fmt: skip
+            found = started.objective.backbone.state_dict()
+            assert found.keys() == expected.backbone.state_dict().keys()
+            assert all(torch.equal(tensor, expected.backbone.state_dict()[name]) for name, tensor in found.items())
+
+    def test_the_header_names_the_architecture(self, runs, tmp_path):
+        from safetensors import safe_open
+
+        export_weights(runs(), tmp_path / "model.safetensors")
+        with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+            header = file.metadata()
+        assert header["architecture"] == "lmmodules.models.Transformer"
+        assert header["objective"] == "lmmodules.objectives.CausalLM"
+        assert json.loads(header[SNAPSHOT_KEY])["model"]["num_layers"] == 2
+
+    def test_a_wrapped_model_keeps_the_head_there(self, runs, tmp_path):
+        config = transformers.DistilBertConfig(vocab_size=300, dim=16, n_layers=2, n_heads=2, hidden_dim=24)
+        transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "wrapped")
+        run = runs("objective=masked_lm", "model=hugging_face", f"model.name={tmp_path / 'wrapped'}")
+        export_weights(run, tmp_path / "model.safetensors")
+        ids = {"input_ids": torch.arange(5, 15)[None]}
+        assert torch.equal(lmmodules.load(tmp_path / "model.safetensors")(ids), lmmodules.load(run)(ids))
+
+    def test_no_run_goes_on_with_it(self, runs, tiny, tmp_path):
+        export_weights(runs(), tmp_path / "model.safetensors")
+        with pytest.raises(InputError, match=r"`resume` must be a checkpoint, .* use `model.weights=.*model.safetensors`"):
+            compose(*tiny, "max_steps=4", f"resume={tmp_path / 'model.safetensors'}", directory=str(tmp_path / "run"))
+
+    def test_the_command_takes_a_name_for_it(self, runs, tmp_path, capsys):
+        file = tmp_path / "model.safetensors"
+        export(compose_config("export", f"checkpoint={runs()}", f"output={file}"))
+        assert f"`model.weights={file}` " in capsys.readouterr().out
+        assert type(lmmodules.load(file)).__name__ == "CausalLM"
+
+    def test_what_is_there_stays(self, runs, tmp_path):
+        file = tmp_path / "model.safetensors"
+        file.write_text("mine")
+        with pytest.raises(InputError, match=r"`output` must be a new file, .* use `overwrite=true`"):
+            export_weights(runs(), file)
+        assert file.read_text() == "mine"
+        export_weights(runs(), file, overwrite=True)
+        assert lmmodules.load(file)
+        assert file.stat().st_mode == (runs() / "summary.json").stat().st_mode
+        (tmp_path / "folder.safetensors").mkdir()
+        with pytest.raises(InputError, match=r"must be a file where its name ends in .*, but .* is a folder"):
+            export_weights(runs(), tmp_path / "folder.safetensors")
+        with pytest.raises(InputError, match=r"`.*nowhere` does not exist"):
+            export_weights(tmp_path / "nowhere", tmp_path / "other.safetensors")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.safetensors", "model.safetensors"]
+
+    def test_what_is_damaged_or_foreign_is_told(self, runs, tmp_path):
+        from safetensors.torch import save_file
+
+        whole, cut, foreign = (tmp_path / f"{name}.safetensors" for name in ("whole", "cut", "foreign"))
+        export_weights(runs(), whole)
+        cut.write_bytes(whole.read_bytes()[:-100])
+        with pytest.raises(InputError, match=r"`.*cut.safetensors` is truncated, damaged, or not a safetensors file"):
+            lmmodules.load(cut)
+        for header in (None, {SNAPSHOT_KEY: "{"}, {SNAPSHOT_KEY: "{}"}):
+            save_file({"weight": torch.zeros(2)}, foreign, metadata=header)
+            with pytest.raises(InputError, match=r"`.*foreign.safetensors` was not written by lmmodules"):
+                lmmodules.load(foreign)
 
 
 @pytest.mark.slow

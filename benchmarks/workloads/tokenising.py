@@ -68,7 +68,8 @@ class Tokenising(Workload):
             partial_file = path.with_suffix(".partial")
             left = megabytes * 1e6
             with partial_file.open("w") as file:
-                for document in itertools.cycle(StandardLibrary().documents()):
+                documents = [document for document in StandardLibrary().documents() if document]
+                for document in itertools.cycle(documents):
                     text = document.encode()[: int(left)].decode(errors="ignore")
                     left -= len(text.encode())
                     if not text:

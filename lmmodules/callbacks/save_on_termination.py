@@ -45,6 +45,8 @@ class SaveOnTermination(Callback):
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
+        self.requeued = False
+        """Whether the run ended because its job went back into the queue."""
         self._note = NOTHING
         self._last_step = 0
         self._group: dist.ProcessGroup | None = None
@@ -90,7 +92,7 @@ class SaveOnTermination(Callback):
         trainer.save_checkpoint(self.directory / "last.ckpt")
         if wish == REQUEUE:
             if trainer.is_global_zero:
-                requeue(step)
+                self.requeued = requeue(step)
             trainer.strategy.barrier()  # none may end before the job is back in the queue
         raise SIGTERMException
 
@@ -122,11 +124,14 @@ class SaveOnTermination(Callback):
         self._earlier = {}
 
 
-def requeue(step: int) -> None:
+def requeue(step: int) -> bool:
     """Put this job of Slurm back in the queue.
 
     Args:
         step: Told in the log.
+
+    Returns:
+        Whether Slurm took it.
     """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
@@ -136,3 +141,5 @@ def requeue(step: int) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         answer = getattr(error, "stderr", None) or error
         log.error(f"job {job} could not be put back into the queue: {str(answer).strip()}")
+        return False
+    return True

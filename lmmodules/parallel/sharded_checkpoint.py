@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,36 @@ def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
     optimizers = sorted((name for name in states if name.startswith("optimizer_")), key=lambda name: int(name[10:]))
     checkpoint["optimizer_states"] = [_by_number(states[name]) for name in optimizers]
     return checkpoint
+
+
+def by_name(optimizer: dict[str, Any], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The state of an optimizer with the names of parameters in place of their numbers.
+
+    Args:
+        optimizer: From a file that one process wrote.
+        names: Of the parameters in each of its groups, in their order there.
+
+    Raises:
+        InputError: When the groups are others.
+    """
+    numbers = [group["params"] for group in optimizer["param_groups"]]
+    if [len(group) for group in numbers] != [len(group) for group in names]:
+        raise InputError(
+            f"the parameter groups of a resumed run must be those of its checkpoint, of {[*map(len, numbers)]} "
+            f"tensors, but have {[*map(len, names)]}; use the `parameter_groups` and `objective` it was started with"
+        )
+    name_of = {
+        number: name
+        for group, of_group in zip(numbers, names, strict=True)
+        for number, name in zip(group, of_group, strict=True)
+    }
+    return {
+        "state": {name_of[number]: state for number, state in optimizer["state"].items()},
+        "param_groups": [
+            {**group, "params": list(of_group)}
+            for group, of_group in zip(optimizer["param_groups"], names, strict=True)
+        ],
+    }
 
 
 def _by_number(optimizer: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lmmodules.errors import InputError
 from lmmodules.parallel.agreement import check_batch
 from lmmodules.parallel.mesh import TENSOR_AXIS, Spread
-from lmmodules.parallel.sharded_checkpoint import check_complete, is_sharded
+from lmmodules.parallel.sharded_checkpoint import by_name, check_complete, is_sharded
 
 FAST_PATHS = ("fused", "foreach")
 """Options of torch's optimizers that take all parameters at once, which must then be of one kind."""
@@ -142,16 +143,39 @@ class MeshStrategy(ModelParallelStrategy):
         Raises:
             InputError: When a part is missing.
         """
-        if is_sharded(checkpoint_path):
-            check_complete(checkpoint_path)
         paths = [
             [{path: group.get(path) for path in FAST_PATHS} for group in it.param_groups] for it in self.optimizers
         ]
-        checkpoint = super().load_checkpoint(os.fspath(checkpoint_path), weights_only)
+        if is_sharded(checkpoint_path):
+            check_complete(checkpoint_path)
+            checkpoint = super().load_checkpoint(os.fspath(checkpoint_path), weights_only)
+        else:
+            checkpoint = self._load_file(checkpoint_path, weights_only)
         # Which paths can be taken is a matter of this mesh, and not of the one that the checkpoint was written on.
         for optimizer, chosen in zip(self.optimizers, paths, strict=True):
             for group, choice in zip(optimizer.param_groups, chosen, strict=False):
                 group.update({path: taken for path, taken in choice.items() if path in group})
+        return checkpoint
+
+    def _load_file(self, path: str | os.PathLike[str], weights_only: bool | None) -> dict[str, Any]:
+        """Load one file, in which parameters of the optimizer have numbers.
+
+        Lightning takes them for those of the parameters of the module, of which groups of parameters make another
+        order.
+        """
+        optimizers, self.optimizers = self.optimizers, []
+        try:
+            checkpoint = super().load_checkpoint(os.fspath(path), weights_only)
+        finally:
+            self.optimizers = optimizers
+        assert self.model is not None
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        for optimizer, state in zip(
+            optimizers, checkpoint.get("optimizer_states", ()), strict=False
+        ):  # none to validate
+            groups = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=by_name(state, groups), options=options)
         return checkpoint
 
 

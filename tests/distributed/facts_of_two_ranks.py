@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmmodules import CausalLM, Transformer
 from lmmodules.errors import InputError
-from lmmodules.parallel.agreement import check_batch
+from lmmodules.parallel.agreement import check_batch, check_orders
 from lmmodules.parallel.mesh import Spread, local_tensor, shard_over_mesh
 from lmmodules.parallel.tensor_parallel import Region, SequenceParallelDropout
 from lmmodules.plan import SavedBytes
@@ -72,6 +72,9 @@ def refusals(mesh: DeviceMesh) -> dict[str, str]:
     return {
         "weights": refusal(spread, other_weights, mesh),
         "batch": refusal(check_batch, list(batch(rank).values()), group),
+        "seed": refusal(check_orders, {"data": [8.0, 1.0], "seed": rank}),
+        "tokenizer": refusal(check_orders, {"tokenizer": str(rank) * 40}),
+        "same orders": refusal(check_orders, {"seed": 3, "data": [8.0, 1.0]}),
         "same batch": refusal(check_batch, list(batch().values()), group),
         "num_heads": refusal(spread, CausalLM(network(num_heads=1)), mesh),
         "num_kv_heads": refusal(spread, CausalLM(network(num_kv_heads=1)), mesh),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,3 +172,25 @@ def test_processes_from_outside_must_be_those_of_the_run(tiny: list[str], tmp_pa
     done = subprocess.run(command, cwd=tmp_path, env=batch_script, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "put `srun` before the command" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [("seed='${oc.decode:${oc.env:RANK}}'", "seed"), ("data.path=${oc.env:TEXTS}/${oc.env:RANK}.txt", "data")],
+)
+def test_ranks_that_were_told_different_things_are_refused(
+    override: str, name: str, tiny: list[str], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEXTS", str(texts))
+    code, _, err = launch(tmp_path, "torchrun", 2, *tiny, "max_steps=4", override)
+    assert code != 0
+    said = f"lmm-train: `{name}` must be the same on all ranks, but differs between rank 0 and rank 1"
+    assert err.count(said) == 1, err
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_what_only_one_rank_finds_wrong_is_told_by_it(tiny: list[str], texts: Path, tmp_path: Path) -> None:
+    shutil.copytree(texts, tmp_path / "0")
+    code, _, err = launch(tmp_path, "torchrun", 2, *tiny, "max_steps=4", f"data.path={tmp_path}/${{oc.env:RANK}}")
+    assert code != 0
+    assert err.count("lmm-train: rank 1: `") == 1, err

@@ -48,7 +48,15 @@ def test_other_weights_and_other_data_are_refused_on_every_rank(facts: Facts) ->
     for rank in facts:
         assert "weights that ranks start from must be the same" in rank["refusals"]["weights"]
         assert "must read the same batch" in rank["refusals"]["batch"]
-        assert rank["refusals"]["same batch"] == ""
+        assert rank["refusals"]["same batch"] == rank["refusals"]["same orders"] == ""
+        assert rank["refusals"]["seed"] == (
+            "`seed` must be the same on all ranks, but differs between rank 0 and rank 1: 0 on rank 0 and 1 on rank 1; "
+            "start every process with the same command on the same files"
+        )
+        assert (
+            "`tokenizer` must be the same on all ranks, but differs between rank 0 and rank 1; start"
+            in (rank["refusals"]["tokenizer"])
+        )
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ def test_a_preempted_job_ends_with_the_weights_of_an_unbroken_one(
     saved = re.findall(r"preempted: saved at step (\d+), and job \S+ goes back into the queue", logs)
     assert len(saved) == 1, logs
     print("\n".join(line for line in logs.splitlines() if re.search(r"preempted|requeue|stopped|REQUEUE", line)))
+    assert "stopped at step" not in logs, "the job goes on by itself"
+    assert "`srun` command is available" not in logs
     assert 20 <= int(saved[0]) < 400
     weights = [load(path).state_dict() for path in (tmp_path / "whole", directory)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
