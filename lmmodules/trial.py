@@ -119,7 +119,7 @@ class Trial:
         self.seed = seed
         self.runs: list[FinishedRun] = []
         """Every run so far."""
-        self._tell = tell
+        self.tell = tell
 
     def train(self, arm: str, *overrides: str) -> FinishedRun:
         """Train a run, unless it is finished.
@@ -129,13 +129,13 @@ class Trial:
             *overrides: What it does not share with the others.
         """
         asked = (*self.overrides, *overrides, f"seed={self.seed}")
-        directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{_fingerprint(asked)}"
+        directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{fingerprint(asked)}"
         if not (directory / OUTCOME).is_file():
-            self._tell(arm, None)
+            self.tell(arm, None)
             _train(asked, directory)
         run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
         self.runs.append(run)
-        self._tell(arm, run)
+        self.tell(arm, run)
         return run
 
     def evaluate(
@@ -239,7 +239,8 @@ def _class_name(target: str) -> str:
     return target.rpartition(".")[2]
 
 
-def _fingerprint(overrides: Sequence[str]) -> str:
+def fingerprint(overrides: Sequence[str]) -> str:
+    """Eight digits that differ where the configuration of a run does."""
     with wrong_input_raised():
         # Unresolved, so that neither the time of day nor the place of the run is part of it.
         return _digest(OmegaConf.to_yaml(compose_config("train", *overrides)))

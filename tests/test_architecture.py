@@ -58,7 +58,7 @@ ALLOWED = {
     "plots": set(),
     "checkpoint": {"callbacks", "data", "models", "objectives", "parallel"},
     "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
-    "claims": {"checkpoint", "data", "evaluation", "objectives", "plots", "run_directory", "trial"},
+    "claims": {"checkpoint", "data", "evaluation", "objectives", "plots", "run_directory", "synthesis", "trial"},
     "synthesis": {"callbacks", "checkpoint", "data", "evaluation", "models", "objectives", "plots", "run_directory"},
     "report": {"callbacks", "checkpoint", "evaluation", "objectives", "plots", "run_directory", "train"},
 }

@@ -11,7 +11,7 @@ from lmmodules.errors import InputError
 
 __all__ = ["SCALES", "Below", "Claim", "Measurement", "NotAbove", "all_claims", "find_claims"]
 
-_FRAME = {"base", "materials", "pages", "results", "rules"}
+_FRAME = {"base", "launched", "materials", "pages", "results", "rules"}
 
 
 def all_claims() -> list[Claim]:

@@ -196,6 +196,8 @@ _LATEX = (
 _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "·": "*", "π": " pi ", "√": " sqrt ", "$": " "})
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_][\w.]*'*)|(\*\*|.))", re.S)
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
+_ROWS = re.compile(r"\[([^\[\]]*;[^\[\]]*)\]")
+"""A matrix as MATLAB writes it."""
 
 
 class UnreadableError(ValueError):
@@ -211,9 +213,11 @@ def parse(text: str) -> Value:
     Raises:
         UnreadableError: When it is none of these, or longer or deeper than is read.
     """
-    text = text.translate(_SIGNS).strip()
+    text = text.strip()
     if len(text) > MAX_LENGTH:
         raise UnreadableError(f"longer than {MAX_LENGTH} characters")
+    text = _ROWS.sub(lambda rows: f"[{';'.join(map(_with_commas, rows[1].split(';')))}]", text)
+    text = text.translate(_SIGNS).strip()
     for pattern, replacement in _LATEX * 2 if "\\" in text or "^" in text or "°" in text or "∞" in text else ():
         text = re.sub(pattern, replacement, text)
     text = text.strip().rstrip(".;") if not re.fullmatch(r".*\d\.", text.strip()) else text.strip()
@@ -223,6 +227,11 @@ def parse(text: str) -> Value:
         text = re.sub(r"(?<=[\d.\]])\s+(?=[-+\[]?[\d.\[])", ", ", text)
         text = re.sub(r"(?<=\])\s*(?=\[)", ", ", text)
     return _Reader(text).whole()
+
+
+def _with_commas(row: str) -> str:
+    """A row of MATLAB, whose members may have spaces between them: `1 -2` are two, `1 - 2` is one."""
+    return row if "," in row else re.sub(r"(?<=[\w.)])\s+(?=[-+\u2212]?[\w.√])", ", ", row.strip())
 
 
 class _Reader:

@@ -74,6 +74,47 @@ DIFFERENT = [
 ]
 
 
+# As MATLAB writes matrices: spaces or commas within a row, a semicolon between rows.
+SAME_MATRIX = [
+    ("[1,0;0,1]", "[[1. 0.]\n [0. 1.]]"),
+    ("[1 0; 0 1]", "[[1. 0.]\n [0. 1.]]"),
+    ("[1,0;0,1]", "[[ 1. -0.]\n [ 0.  1.]]"),
+    ("[0,1; 0 0]", "[[0, 1], [0, 0]]"),
+    ("[1 -2; 3 4];", "Matrix([[1, -2], [3, 4]])"),
+    ("[1 - 2; 3]", "[[-1], [3]]"),
+    ("[1/2,0;\u22121,1/2]", "array([[ 0.5,  0. ],\n       [-1. ,  0.5]])"),
+    ("[√2/2 \u2212√2/2; √2/2 √2/2]", "[[ 0.70710678 -0.70710678]\n [ 0.70710678  0.70710678]]"),
+    ("[2π 1; x 2*(x + 1)]", "[[2*pi, 1], [x, 2*x + 2]]"),
+    ("A = [1,0;0,1]", "[[1. 0.]\n [0. 1.]]"),
+    ("[-30/13;-20/13]", "[-2.30769231 -1.53846154]"),
+    ("[1;2]", "[[1]\n [2]]"),
+]
+DIFFERENT_MATRIX = [
+    ("[1,0;0,1]", "[[1. 0.]\n [0. 2.]]"),
+    ("[1,0;0,1]", "[[1. 0. 0.]\n [0. 1. 0.]]"),
+    ("[1,0;0,1]", "[[1. 0.]\n [0. 1.]\n [0. 0.]]"),
+    ("[1,0;0,1]", "[1. 0. 0. 1.]"),
+    ("[1,2;3,4]", "[[1. 3.]\n [2. 4.]]"),
+    ("[1;2]", "[[1 2]]"),
+    ("[1,0;0,1]", "1"),
+    ("[1,0;0,1]", "{1, 0}"),
+    ("[1,0;;0,1]", "[[1. 0.]\n [0. 1.]]"),
+    ("[1,0;0,1", "[[1. 0.]\n [0. 1.]]"),
+]
+
+
+@pytest.mark.parametrize(("written", "printed"), SAME_MATRIX, ids=lambda text: text[:20])
+def test_the_same_matrix(written: str, printed: str) -> None:
+    assert compare(printed, written).correct, compare(printed, written)
+    assert compare(written, printed).correct
+
+
+@pytest.mark.parametrize(("written", "printed"), DIFFERENT_MATRIX, ids=lambda text: text[:20])
+def test_different_matrices(written: str, printed: str) -> None:
+    assert not compare(printed, written).correct
+    assert not compare(written, printed).correct
+
+
 @pytest.mark.parametrize(("given", "expected"), SAME)
 def test_the_same(given: str, expected: str) -> None:
     verdict = compare(given, expected)
@@ -96,9 +137,11 @@ def test_it_is_symmetric(given: str, expected: str) -> None:
 
 def test_an_answer_is_never_evaluated(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    for answer in (f"__import__('os').system('touch {mark}')", f"open('{mark}', 'w')", f"().__class__.f('{mark}')"):
+    calls = (f"__import__('os').system('touch {mark}')", f"open('{mark}', 'w')", f"().__class__.f('{mark}')")
+    for answer in (*calls, *(f"[{call}, 0; 0 1]" for call in calls), *(f"[1 {call}; 0 1]" for call in calls)):
         assert not compare(answer, "0").correct
         assert not compare("0", answer).correct
+        assert not compare("[1 0; 0 1]", answer).correct
     assert not mark.exists()
 
 
