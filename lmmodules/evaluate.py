@@ -127,7 +127,10 @@ def evaluation_data(
             "the checkpoint's objective answers rows and has no likelihood of text; use `evaluation=classification`"
         )
     if provides(batch_type, PromptBatch):
-        raise InputError("the checkpoint's objective answers prompts; use `evaluation=knowledge`")
+        raise InputError(
+            "the checkpoint's objective answers prompts; use `evaluation=knowledge` for facts and "
+            "`evaluation=super_glue` for SuperGLUE"
+        )
     with open_dict(config):
         for part in ("transform", "packing"):
             if config[part] is None and part in trained:

@@ -216,7 +216,8 @@ class TestOneFile:
 
     def test_no_run_goes_on_with_it(self, runs, tiny, tmp_path):
         export_weights(runs(), tmp_path / "model.safetensors")
-        with pytest.raises(InputError, match=r"`resume` must be a checkpoint, .* use `model.weights=.*model.safetensors`"):
+        sentence = r"`resume` must be a checkpoint, .* use `model.weights=.*model.safetensors`"
+        with pytest.raises(InputError, match=sentence):
             compose(*tiny, "max_steps=4", f"resume={tmp_path / 'model.safetensors'}", directory=str(tmp_path / "run"))
 
     def test_the_command_takes_a_name_for_it(self, runs, tmp_path, capsys):

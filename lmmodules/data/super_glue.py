@@ -30,8 +30,8 @@ from lmmodules.prompt_batch import PromptBatch, PromptChoiceBatch, VerbalizedBat
 class SuperGlue(DataModule):
     """A task of SuperGLUE by its pattern, in the folders in which SuperGLUE and FewGLUE are published.
 
-    COPA is a choice between texts. WSC is a text to be said, learned from the rows whose answer is right; the others
-    are classes that words say.
+    COPA is a choice between texts. WSC is a name to be said, learned from the rows whose name is right, with up to
+    three masks more than it has, which ask for padding; the others are classes that words say.
 
     Args:
         task: `boolq`, `cb`, `copa`, `multirc`, `rte`, `wic` or `wsc`.
@@ -59,8 +59,8 @@ class SuperGlue(DataModule):
         Liu et al. 2021, section 4.2; `PT-Fewshot` of THUDM/P-tuning; Wang et al. 2019, "SuperGLUE".
 
     Differences:
-        Rows are cut to `max_length` exactly; the released code subtracts the special tokens twice. WSC asks for the
-        tokens of the name alone, without more masks than it has.
+        Rows are cut to `max_length` exactly; the released code subtracts the special tokens twice. Names of WSC get 0,
+        1, 2 and 3 masks more in turn, there as many as chance has it.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class SuperGlue(DataModule):
         elif tokenizer is not None:
             self._recipe = tokenizer
         self.examples: dict[str, list[Example]] = {}
-        """Those of `train` and `validation`, once prepared."""
+        """Those of `train` and `validation`, once prepared; the wrong ones of WSC among them, which are only graded."""
+        self._graded: PromptSamples | None = None
 
     def prepare(self) -> Self:
         """Read the rows and lay them out, unless that is done.
@@ -127,10 +128,12 @@ class SuperGlue(DataModule):
         folder = self.path / FOLDERS[self.task]
         folder = folder if folder.is_dir() else self.path
         for part, name in self.files.items():
-            read = read_examples(self.pattern, folder / f"{name}.jsonl")
-            self.examples[part] = [example for example in read if self._counts(example, folder / f"{name}.jsonl")]
-            if not self.examples[part]:
-                raise InputError(f"`data.path` must hold rows, but `{folder / name}.jsonl` has none to use")
+            file = folder / f"{name}.jsonl"
+            self.examples[part] = read_examples(self.pattern, file)
+            for example in self.examples[part]:
+                self._check(example, file)
+            if not self._learned(part):
+                raise InputError(f"`data.path` must hold rows, but `{file}` has none to use")
         if self.task == "copa" and self.swap_choices:
             self.examples["train"] += [_swapped(example) for example in self.examples["train"]]
         template = self.prompt_template
@@ -142,9 +145,21 @@ class SuperGlue(DataModule):
                 self.cache_dir, RowTexts([[self.template, *words * 100], texts]), self._recipe
             )
         layout = PromptLayout(self.tokenizer, self.causal, self.max_length)
-        self._train = self._samples(layout, template, self.examples["train"])
-        self._validation = self._samples(layout, template, self.examples["validation"])
+        self._train = self._samples(layout, template, self._learned("train"), (0, 1, 2, 3))
+        self._validation = self._samples(layout, template, self._learned("validation"), (1,))
+        if self.task == "wsc":
+            self._graded = self._names(layout, template)
         return self
+
+    @property
+    def graded_samples(self) -> PromptSamples:
+        """The rows of `validation` that are graded: all of them, where `validation_samples` are the right ones of WSC.
+
+        A causal model is asked for one token more than a name of WSC has, as a masked one is.
+        """
+        samples = self.validation_samples if self._graded is None else self._graded
+        assert isinstance(samples, PromptSamples)
+        return samples
 
     @property
     def prompt_template(self) -> PromptTemplate:
@@ -154,43 +169,64 @@ class SuperGlue(DataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes; those of a choice are numbers."""
-        return list(self.verbalizer)
+        """Names of the classes; of a choice the numbers of the texts, of WSC whether the name is right."""
+        return {"copa": ["0", "1"], "wsc": ["false", "true"]}.get(self.task, list(self.verbalizer))
 
-    def _counts(self, example: Example, file: Path) -> bool:
+    def _learned(self, part: str) -> list[Example]:
+        """Examples that a loss is taken of."""
+        return [example for example in self.examples[part] if self.task != "wsc" or example.label == "true"]
+
+    def _check(self, example: Example, file: Path) -> None:
         if example.label is None:
             raise InputError(f"`{file}` must have a label in every row, but has a row without")
-        if self.task == "wsc":
-            return example.label == "true"
+        answers = {"copa": ("0", "1"), "wsc": ("false", "true")}.get(self.task, ())
+        if answers and example.label not in answers:
+            raise InputError(f"`{file}` must have the labels {' and '.join(answers)}, but has a row of {example.label}")
         if self.verbalizer and example.label not in self.verbalizer:
             raise InputError(
                 f"`data.verbalizer` must say every class, but `{file}` has a row of {example.label}, and it says "
                 f"{', '.join(self.verbalizer)}"
             )
-        return True
 
-    def _samples(self, layout: PromptLayout, template: PromptTemplate, examples: Sequence[Example]) -> PromptSamples:
+    def _rows(
+        self, layout: PromptLayout, template: PromptTemplate, of: Sequence[Example], targets: Sequence[Sequence[int]]
+    ) -> list[PromptRow]:
+        columns = {name: [example.fields[name] for example in of] for name in of[0].fields}
+        return layout.rows(template, columns, targets)
+
+    def _encoded(self, template: PromptTemplate, texts: Sequence[str]) -> list[list[int]]:
         space = "" if template.text.startswith("{target}") else " "
+        return self.tokenizer.encode_batch([f"{space}{text}" for text in texts])
 
-        def encoded(words: Sequence[str]) -> list[list[int]]:
-            return self.tokenizer.encode_batch([f"{space}{word}" for word in words])
-
-        def rows(texts: Sequence[str], of: Sequence[Example]) -> list[PromptRow]:
-            columns = {name: [example.fields[name] for example in of] for name in of[0].fields}
-            return layout.rows(template, columns, encoded(texts))
-
+    def _samples(
+        self, layout: PromptLayout, template: PromptTemplate, examples: Sequence[Example], more_masks: Sequence[int]
+    ) -> PromptSamples:
+        """Rows that a loss is taken of; names of WSC with so many masks more, in turn."""
         pad_id, tasks = padding_of(self.tokenizer), [0] * len(examples)
         if self.task == "wsc":
-            return PromptSamples(rows([example.answers[0] for example in examples], examples), tasks, pad_id=pad_id)
+            names = self._encoded(template, [example.answers[0] for example in examples])
+            if not self.causal:
+                names = [name + [pad_id] * more_masks[row % len(more_masks)] for row, name in enumerate(names)]
+            return PromptSamples(self._rows(layout, template, examples, names), tasks, pad_id=pad_id)
         if self.task == "copa":
             twice = [example for example in examples for _ in example.answers]
-            texts = [answer for example in examples for answer in example.answers]
+            texts = self._encoded(template, [answer for example in examples for answer in example.answers])
             chosen = [int(example.label or 0) for example in examples]
-            return PromptSamples(rows(texts, twice), tasks, pad_id=pad_id, classes=chosen, num_choices=2)
-        words = [self.verbalizer[example.label or ""][0] for example in examples]
+            rows = self._rows(layout, template, twice, texts)
+            return PromptSamples(rows, tasks, pad_id=pad_id, classes=chosen, num_choices=2)
+        words = self._encoded(template, [self.verbalizer[example.label or ""][0] for example in examples])
         classes = [self.classes.index(example.label or "") for example in examples]
         shared = {"verbalizer": torch.tensor(self._verbalizer_ids())}
-        return PromptSamples(rows(words, examples), tasks, pad_id=pad_id, classes=classes, shared=shared)
+        rows = self._rows(layout, template, examples, words)
+        return PromptSamples(rows, tasks, pad_id=pad_id, classes=classes, shared=shared)
+
+    def _names(self, layout: PromptLayout, template: PromptTemplate) -> PromptSamples:
+        """All rows of WSC, right or wrong, with a place more than the name has tokens."""
+        examples, pad_id = self.examples["validation"], padding_of(self.tokenizer)
+        names = self._encoded(template, [example.answers[0] for example in examples])
+        rows = self._rows(layout, template, examples, [[*name, pad_id] for name in names])
+        classes = [int(example.label == "true") for example in examples]
+        return PromptSamples(rows, [0] * len(examples), pad_id=pad_id, classes=classes)
 
     def _verbalizer_ids(self) -> list[list[int]]:
         widest = max(map(len, self.verbalizer.values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -27,13 +27,13 @@ class Example:
         fields: What its template names.
         label: Its class, as in the file; `None` where there is none.
         answers: Texts to choose between, where there are no words for classes.
-        group: Of the question it belongs to.
+        group: The line, and in it the question that it belongs to.
     """
 
     fields: Mapping[str, str]
     label: str | None
     answers: tuple[str, ...] = ()
-    group: int = 0
+    group: tuple[int, ...] = ()
 
 
 class Pattern(ABC):
@@ -127,11 +127,10 @@ class MultiRC(Pattern):
             row: Its object.
         """
         passage = row["passage"]
-        for question in passage["questions"]:
-            group = int(row.get("idx", 0)) * 1000 + int(question.get("idx", 0))
+        for place, question in enumerate(passage["questions"]):
             for answer in question["answers"]:
                 fields = {"passage": passage["text"], "question": question["question"], "answer": answer["text"]}
-                yield Example(fields, _label(answer), group=group)
+                yield Example(fields, _label(answer), group=(place,))
 
 
 class COPA(Pattern):
@@ -146,7 +145,7 @@ class COPA(Pattern):
             row: Its object.
         """
         choices = tuple(_within_sentence(row[name]) for name in ("choice1", "choice2"))
-        joint = {"cause": "because", "effect": "so"}[row["question"]]
+        joint = "because" if row["question"] == "cause" else "so"
         fields = {
             "choice1": choices[0],
             "choice2": choices[1],
@@ -203,12 +202,17 @@ def read_examples(pattern: Pattern, file: Path) -> list[Example]:
         if not line.strip():
             continue
         try:
-            examples += pattern.examples(json.loads(line))
+            examples += [replace(one, group=(number, *one.group)) for one in pattern.examples(json.loads(line))]
         except json.JSONDecodeError as error:
             raise InputError(f"`{file}` must have a JSON object in every line, but line {number} is none") from error
         except KeyError as error:
             name = type(pattern).__name__
             raise InputError(f"`{file}` must have {error} in every row of {name}, but line {number} has not") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            name = type(pattern).__name__
+            raise InputError(
+                f"`{file}` must have rows as SuperGLUE's {name} has them, but line {number} holds something else"
+            ) from error
     return examples
 
 

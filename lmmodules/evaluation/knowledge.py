@@ -54,7 +54,7 @@ class KnowledgeProbing:
         if type(objective) is not PTuning:
             raise InputError(
                 f"`evaluation=knowledge` needs a checkpoint of `objective=p_tuning`, but this is a "
-                f"`{type(objective).__name__}`"
+                f"`{type(objective).__name__}`; use `evaluation=super_glue` for the tasks of SuperGLUE"
             )
         if tuple(data.relations) != objective.tasks:
             raise InputError(

@@ -21,7 +21,7 @@ from lmmodules.objectives.base import OptimizerFactory
 from lmmodules.objectives.language_model import LanguageModel
 from lmmodules.optim import ParameterGroups, build_optimizer
 from lmmodules.parallel import Term
-from lmmodules.prompt_batch import PromptBatch
+from lmmodules.prompt_batch import PromptBatch, PromptChoiceBatch
 
 
 class PTuning(LanguageModel):
@@ -119,6 +119,16 @@ class PTuning(LanguageModel):
         self.official_label_shift = official_label_shift
         cast(nn.Module, backbone).requires_grad_(tune_backbone)
         self.head.requires_grad_(self.tunes_head)
+
+    def on_fit_start(self) -> None:
+        """Refuse choices between texts, whose batches have one more dimension; see also `Objective`."""
+        super().on_fit_start()
+        batch_type = getattr(getattr(self.trainer, "datamodule", None), "batch_type", self.batch_type)
+        if batch_type is PromptChoiceBatch and self.batch_type is not PromptChoiceBatch:
+            raise InputError(
+                f"`{type(self).__name__}` does not choose between texts, as the data asks; use "
+                "`objective=p_tuning_choice`"
+            )
 
     def default_head(self) -> LanguageModelHead:
         """The tied matrix alone over a causal backbone, BERT's head over a bidirectional one."""

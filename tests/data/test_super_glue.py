@@ -9,6 +9,7 @@ import pytest
 
 from lmmodules.data import ByteLevelBPE
 from lmmodules.data.super_glue import SuperGlue
+from lmmodules.data.super_glue_patterns import MultiRC, read_examples
 from lmmodules.errors import InputError
 
 FEW = Path(__file__).resolve().parents[3] / "shared" / "data" / "few_glue_32dev"
@@ -76,9 +77,41 @@ def test_choices_are_swapped_for_training_alone(tmp_path: Path) -> None:
     assert int((batch["classes"] >= 0).sum()) == 3  # the others fill up the batch
 
 
-def test_only_right_rows_of_wsc_are_learned(tmp_path: Path) -> None:
+def test_only_right_rows_of_wsc_are_learned_and_all_are_graded(tmp_path: Path) -> None:
     wrong = {**ROWS["wsc"], "label": False}
-    assert len(task_in(tmp_path, "wsc", [ROWS["wsc"], wrong]).prepare().train_samples) == 1
+    data = task_in(tmp_path, "wsc", [ROWS["wsc"], wrong]).prepare()
+    assert len(data.train_samples) == len(data.validation_samples) == 1
+    assert data.graded_samples.classes.tolist() == [1, 0]
+
+
+def test_names_of_wsc_have_more_masks_than_tokens(tmp_path: Path) -> None:
+    data = task_in(tmp_path, "wsc", [ROWS["wsc"]] * 5).prepare()
+    name = data.tokenizer.encode(" The cat")
+    masks = [row.input_ids.count(data.tokenizer.mask_id) - len(name) for row in data.train_samples.rows]
+    assert masks == [0, 1, 2, 3, 0]
+    asked = [label for label in data.train_samples.rows[2].labels if label != -100]
+    assert asked == [*name, data.tokenizer.pad_id, data.tokenizer.pad_id]
+    for samples in (data.validation_samples, data.graded_samples):
+        assert {row.input_ids.count(data.tokenizer.mask_id) - len(name) for row in samples.rows} == {1}
+
+
+def test_a_causal_model_writes_a_token_more_than_the_name(tmp_path: Path) -> None:
+    data = task_in(tmp_path, "wsc", causal=True).prepare()
+    name = data.tokenizer.encode(" The cat")
+    learned, graded = (
+        [label for label in samples.rows[0].labels if label != -100]
+        for samples in (data.train_samples, data.graded_samples)
+    )
+    assert learned == name
+    assert len(graded) == len(name) + 1
+
+
+def test_answers_know_their_question(tmp_path: Path) -> None:
+    row = ROWS["multirc"]
+    more = {**row["passage"], "questions": row["passage"]["questions"] * 2}
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, [row, {"passage": more}])))
+    examples = read_examples(MultiRC(), tmp_path / "train.jsonl")
+    assert [example.group for example in examples] == [(1, 0)] * 2 + [(2, 0)] * 2 + [(2, 1)] * 2
 
 
 def test_words_of_several_tokens_are_refused(tmp_path: Path) -> None:
@@ -94,6 +127,10 @@ def test_rows_that_lack_something_are_refused(tmp_path: Path) -> None:
         task_in(tmp_path, "rte", [{"premise": "x", "hypothesis": "y"}]).prepare()
     with pytest.raises(InputError, match="a row of maybe"):
         task_in(tmp_path, "rte", [{"premise": "x", "hypothesis": "y", "label": "maybe"}]).prepare()
+    with pytest.raises(InputError, match="as SuperGLUE's RTE has them, but line 1"):
+        task_in(tmp_path, "rte", [{"premise": "x", "hypothesis": None, "label": "entailment"}]).prepare()
+    with pytest.raises(InputError, match="the labels 0 and 1, but has a row of 2"):
+        task_in(tmp_path, "copa", [{**ROWS["copa"], "label": 2}]).prepare()
     with pytest.raises(InputError, match="must be one of boolq"):
         SuperGlue("record", tmp_path)
 
