@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from lmmodules.fitting_parts import devices_per_node
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+# Below the ports that systems lend to outgoing connections (32,768 and up on Linux, 49,152 and up elsewhere).
+PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,36 @@ def processes_wanted(config: DictConfig) -> int:
     return devices_per_node(config) * int(config.trainer.num_nodes)
 
 
-def cluster_environments() -> list[ClusterEnvironment]:
+def free_port() -> int:
+    """A port on which the ranks of a run on this machine can meet.
+
+    The ranks listen seconds after the port was chosen, when they have imported what they need. A port that the system
+    names itself may be lent to an outgoing connection in the meantime; one of `PORTS` is not.
+
+    Raises:
+        InputError: When somebody listens on every one of them.
+    """
+    # Of its own, so that the seed of a run neither decides the port nor is moved on by it.
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise InputError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free; set `MASTER_PORT` to one that is")
+
+
+def cluster_environments(config: DictConfig) -> list[ClusterEnvironment]:
     """What tells Lightning the ranks, where it would not find out or would do more than that; empty elsewhere."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     # Said by Lightning wherever Slurm is installed.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     launch = find_launch()
+    if launch is None and processes_wanted(config) > 1 and config.trainer.num_nodes == 1:
+        # Lightning hands it to the ranks that it starts.
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
     if launch is None or launch.starter == "torchrun":
         return []
     if launch.starter == "hydra/launcher=local":
@@ -138,7 +166,7 @@ def local_processes() -> ClusterEnvironment:
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         # The same in every rank and another in each trial.
-        "MASTER_PORT": str(20_000 + zlib.crc32(job.encode()) % 12_000),
+        "MASTER_PORT": str(PORTS[zlib.crc32(job.encode()) % len(PORTS)]),
     }
     return LightningEnvironment()
 

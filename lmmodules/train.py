@@ -237,7 +237,7 @@ def build_trainer(config: DictConfig, data: DataModule) -> L.Trainer:
         config.trainer,
         callbacks=callbacks,
         logger=loggers or False,
-        plugins=[WholeCheckpoints(), *cluster_environments()],
+        plugins=[WholeCheckpoints(), *cluster_environments(config)],
         val_check_interval=interval,
         default_root_dir=config.paths.output_dir,
         _convert_="all",

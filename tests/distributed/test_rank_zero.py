@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from lmmodules.launch import PORTS, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -74,10 +75,7 @@ def launch(folder: Path, starter: str, processes: int, *overrides: str, timeout:
     (folder / "parts.py").write_text(PARTS)
     command = [sys.executable]
     if starter == "torchrun":
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}"]
     command += ["-m", "lmmodules.train", *overrides, f"trainer.devices={processes}", "paths.output_dir=run"]
     command += ["strategy=ddp"] if processes > 1 else []
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=timeout)
@@ -114,6 +112,32 @@ def test_a_rank_that_fails_ends_the_run_with_its_traceback(
     assert code != 0
     assert f"RuntimeError: the disk of rank {rank} is gone" in err
     assert "parts.py" in err
+
+
+def test_ranks_meet_at_the_port_that_was_given_or_at_one_that_nobody_is_lent(tiny: list[str], tmp_path: Path) -> None:
+    asks = """
+import os
+import lightning as L
+
+class Port(L.Callback):
+    def on_train_start(self, trainer, module):
+        open(f"port_{trainer.global_rank}", "w").write(os.environ["MASTER_PORT"])
+"""
+    (tmp_path / "asks.py").write_text(asks)
+    overrides = [*tiny, "max_steps=2", "+callbacks.port._target_=asks.Port"]
+    code, _, err = launch(tmp_path, "lightning", 2, *overrides)
+    assert code == 0, err
+    chosen = [int((tmp_path / f"port_{rank}").read_text()) for rank in (0, 1)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0] in PORTS
+    given = free_port()
+    command = [sys.executable, "-m", "lmmodules.train", *overrides, "trainer.devices=2", "strategy=ddp"]
+    told = environment(tmp_path) | {"MASTER_PORT": str(given)}
+    done = subprocess.run(
+        [*command, "paths.output_dir=given"], cwd=tmp_path, env=told, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [int((tmp_path / f"port_{rank}").read_text()) for rank in (0, 1)] == [given, given]
 
 
 @pytest.mark.parametrize("starter", ["lightning", "torchrun"])

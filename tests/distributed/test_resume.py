@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from lmmodules import compose, load
 from lmmodules.callbacks import read_metrics
 from lmmodules.export import export_checkpoint, export_weights
+from lmmodules.launch import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -76,16 +76,13 @@ def launch(processes: int, folder: Path, runs: dict[str, list[str]]) -> None:
     """Train runs, one after the other, on that many processes."""
     plan = folder / f"runs_{processes}_{len(list(folder.glob('runs_*')))}.json"
     plan.write_text(json.dumps(runs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in FOREIGN and not name.startswith(("SLURM_", "TORCHELASTIC_", "PL_", "HYDRA_"))
     }
     environment |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    starter = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    starter = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}"]
     process = subprocess.Popen(
         [sys.executable, *(starter if processes > 1 else []), str(SCRIPT), str(plan)],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

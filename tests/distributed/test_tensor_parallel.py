@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lmmodules.launch import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -21,9 +22,6 @@ TOLERANCE = 1e-5
 
 
 def launch(processes: int, output: Path, *layouts: str) -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -33,7 +31,7 @@ def launch(processes: int, output: Path, *layouts: str) -> dict[str, Any]:
     process = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_addr",
-            "127.0.0.1", "--master_port", str(port), str(SCRIPT), str(output), *layouts,
+            "127.0.0.1", "--master_port", str(free_port()), str(SCRIPT), str(output), *layouts,
         ],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from lmmodules.callbacks import read_metrics
+from lmmodules.launch import free_port
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Facts = list[dict[str, Any]]
@@ -27,9 +27,6 @@ FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTE
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     folder = tmp_path_factory.mktemp("facts")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -37,7 +34,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     }
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1",
-        "--master_port", str(port), str(SCRIPT), str(folder),
+        "--master_port", str(free_port()), str(SCRIPT), str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmmodules.launch import free_port
 from lmmodules.parallel.gather import gather_rows
 
 # Every rank makes all batches and keeps its own; the loss and its gradients are then added up as DDP does.
@@ -88,10 +88,7 @@ def launch(directory: Path, sizes: list[int], timeout_seconds: float = 180.0) ->
     path.write_text(SCRIPT)
     command = [sys.executable]
     if len(sizes) > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={len(sizes)}", f"--master_port={port}"]
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={len(sizes)}", f"--master_port={free_port()}"]
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "PL_GLOBAL_SEED")
     environment = {
         name: value

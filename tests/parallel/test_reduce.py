@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lmmodules.errors import InputError
+from lmmodules.launch import free_port
 from lmmodules.parallel.reduce import is_rank_zero, print_rank_zero, rank, reduce_losses, reduce_sums, world_size
 
 # Each rank has `rank + 1` targets, each of which costs `rank` nats.
@@ -60,9 +60,6 @@ def launch(script: str, directory: Path, ranks: int, timeout_seconds: float = 18
     """Run a script on several gloo ranks, in a session and an environment of its own."""
     path = directory / "script.py"
     path.write_text(script)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "PL_GLOBAL_SEED")
     environment = {
         name: value
@@ -72,9 +69,9 @@ def launch(script: str, directory: Path, ranks: int, timeout_seconds: float = 18
     environment["OMP_NUM_THREADS"] = "1"
     root = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={port}"]
+    starter = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={free_port()}"]
     process = subprocess.Popen(
-        [*command, str(path), str(directory)],
+        [sys.executable, *starter, str(path), str(directory)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

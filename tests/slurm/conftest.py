@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from lmmodules.launch import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sinfo", "sbatch", "scontrol")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 HOST = socket.gethostname().partition(".")[0]
@@ -56,12 +58,6 @@ PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubsc
 """
 
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
