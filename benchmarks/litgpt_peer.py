@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.training import Batch, Sizes
+from benchmarks.training import Batch, Sizes, fused_adamw
+from lmmodules import CausalLM, Transformer
+from lmmodules.models import LanguageModelHead
 from lmmodules.objectives import LanguageModel
 
 _NAMES = {
@@ -28,8 +30,29 @@ _NAMES = {
 }
 
 
+def ours(vocab_size: int, length: int, sizes: Sizes) -> CausalLM:
+    """What litgpt can be: rotary positions, and an output matrix that is not the embedding.
+
+    Args:
+        vocab_size: Not padded.
+        length: Longest sequence.
+        sizes: Of the network, whose random weights are the same each time.
+    """
+    torch.manual_seed(0)
+    backbone = Transformer(
+        vocab_size=vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
+        max_length=length,
+        causal=True,
+    )
+    head = LanguageModelHead(sizes.hidden_size, vocab_size, tied=False)
+    return CausalLM(backbone, head=head, optimizer=fused_adamw)
+
+
 def build(vocab_size: int, length: int, sizes: Sizes) -> nn.Module:
-    """A decoder of the kind of Pythia, with its residual connections in a row.
+    """A decoder of the kind of Pythia, with its residual connections in a row and the weights of ours.
 
     Args:
         vocab_size: Not padded.
@@ -51,6 +74,7 @@ def build(vocab_size: int, length: int, sizes: Sizes) -> nn.Module:
         bias=True,
     )
     model: nn.Module = litgpt.GPT(config)
+    model.load_state_dict(names_of_litgpt(ours(vocab_size, length, sizes)))
     return model
 
 
@@ -66,6 +90,23 @@ def loss(model: nn.Module, batch: Batch, chunk_size: int) -> Tensor:
     logits: Any = model(batch["input_ids"], lm_head_chunk_size=chunk_size)
     value: Tensor = utils.chunked_cross_entropy(logits, batch["labels"], chunk_size=chunk_size)
     return value
+
+
+def write(model: nn.Module, prompt: Tensor, length: int) -> Tensor:
+    """The likeliest tokens one by one, with cached keys and values, as litgpt's own script writes.
+
+    Args:
+        model: Of `build`, in evaluation mode, with a cache set for one prompt.
+        prompt: (T,) tokens.
+        length: Of the prompt and what is written behind it.
+
+    Returns:
+        (length - T,) new tokens.
+    """
+    base = importlib.import_module("litgpt.generate.base")
+    with torch.inference_mode():
+        written: Tensor = base.generate(model, prompt, length, temperature=0.0, top_p=0.0, include_prompt=False)
+    return written
 
 
 def names_of_litgpt(objective: LanguageModel) -> dict[str, Tensor]:

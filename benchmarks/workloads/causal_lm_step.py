@@ -32,9 +32,8 @@ from benchmarks.training import (
     transformers_loss,
 )
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
-from lmmodules import CausalLM, CorpusDataModule, Transformer
+from lmmodules import CausalLM, CorpusDataModule
 from lmmodules.batch import IGNORED
-from lmmodules.models import LanguageModelHead
 from lmmodules.objectives import LanguageModel
 
 GPT2 = "GPT2LMHeadModel"
@@ -205,25 +204,12 @@ class CausalLMStep(Workload):
     # litgpt
 
     def our_litgpt(self, vocab_size: int) -> LanguageModel:
-        """What litgpt can be: rotary positions, and an output matrix that is not the embedding."""
-        torch.manual_seed(0)
-        sizes = self.sizes
-        backbone = Transformer(
-            vocab_size=vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_layers=sizes.num_layers,
-            num_heads=sizes.num_heads,
-            max_length=self.length,
-            causal=True,
-        )
-        head = LanguageModelHead(sizes.hidden_size, vocab_size, tied=False)
-        return CausalLM(backbone, head=head, optimizer=fused_adamw)
+        """What litgpt can be."""
+        return litgpt_peer.ours(vocab_size, self.length, self.sizes)
 
     def litgpt(self, vocab_size: int) -> nn.Module:
         """With the weights of ours."""
-        model = litgpt_peer.build(vocab_size, self.length, self.sizes)
-        model.load_state_dict(litgpt_peer.names_of_litgpt(self.our_litgpt(vocab_size)))
-        return model
+        return litgpt_peer.build(vocab_size, self.length, self.sizes)
 
     def litgpt_step(self, vocab_size: int, optimizer: Callable[..., torch.optim.Optimizer], chunk_size: int) -> Step:
         """With the loss in chunks of positions, as litgpt trains, or in one."""

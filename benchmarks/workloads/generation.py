@@ -1,6 +1,8 @@
-"""Greedy decoding with cached keys and values, against `generate` of transformers.
+"""Greedy decoding with cached keys and values, against `generate` of transformers and of litgpt.
 
-The network has 4 layers of 256; prompts have 32 tokens and 128 are written. The tokens must be the same.
+The network has 4 layers of 256; prompts have 32 tokens and 128 are written. The tokens must be the same. Beside
+transformers it is GPT-2; beside litgpt, which writes behind one prompt, it has rotary positions and an output matrix of
+its own.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks import litgpt_peer
 from benchmarks.training import SMALL, Sizes, objective_from
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
 from lmmodules import CausalLM
 from lmmodules.evaluation.generation import generate
+from lmmodules.objectives import LanguageModel
 
 PEER = "transformers generate"
+LITGPT = "litgpt generate"
 # vocabulary, batch size: goal, floor
 GOALS = {(8192, 1): (2.4, 1.8), (50257, 1): (1.7, 1.45)}
 
@@ -35,7 +40,7 @@ class Generation(Workload):
     new_tokens: int = 128
 
     def cases(self, grid: Grid) -> Iterator[Case]:
-        """One for each size of the vocabulary and each number of prompts."""
+        """One for each size of the vocabulary and each number of prompts, and one more beside litgpt."""
         for vocab_size in grid["vocab"]:
             for batch_size in grid["batch"]:
                 where = (vocab_size, batch_size)
@@ -52,6 +57,21 @@ class Generation(Workload):
                     batch_size * self.new_tokens,
                     counts_operations=False,  # one token at a time waits for memory and for Python
                 )
+            yield Case(
+                f"vocabulary {vocab_size:,}, 1 prompt, rotary, untied",
+                (
+                    Candidate(OURS, partial(self.our_litgpt_step, vocab_size)),
+                    Candidate(
+                        LITGPT,
+                        partial(self.litgpt_step, vocab_size),
+                        ("litgpt",),
+                        partial(self.agreement_with_litgpt, vocab_size),
+                    ),
+                ),
+                (Comparison(LITGPT),),
+                self.new_tokens,
+                counts_operations=False,
+            )
 
     def model(self, vocab_size: int) -> Any:
         """GPT-2 with the same random weights each time."""
@@ -77,8 +97,9 @@ class Generation(Workload):
 
     def our_step(self, vocab_size: int, batch_size: int) -> Step:
         """All tokens once."""
-        objective, prompts = objective_from(self.model(vocab_size), CausalLM), self.prompts(vocab_size, batch_size)
+        return self._writing(objective_from(self.model(vocab_size), CausalLM), self.prompts(vocab_size, batch_size))
 
+    def _writing(self, objective: LanguageModel, prompts: Tensor) -> Step:
         def step() -> None:
             generate(objective, prompts, max_new_tokens=self.new_tokens, greedy=True)
 
@@ -109,4 +130,37 @@ class Generation(Workload):
         model, prompts = self.model(vocab_size), self.prompts(vocab_size, batch_size)
         ours = generate(objective_from(model, CausalLM), prompts, max_new_tokens=self.new_tokens, greedy=True)
         theirs = self.their_tokens(model, prompts)
+        return [Agreement("share of tokens", (torch.tensor(ours) != theirs).double().mean().item(), 0.0)]
+
+    # litgpt
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt and of what is written behind it."""
+        return self.prompt_tokens + self.new_tokens
+
+    def our_litgpt_step(self, vocab_size: int) -> Step:
+        """All tokens once, with the network that litgpt can be."""
+        return self._writing(litgpt_peer.ours(vocab_size, self.length, self.sizes), self.prompts(vocab_size, 1))
+
+    def litgpt_model(self, vocab_size: int) -> nn.Module:
+        """With the weights of ours, and a cache for one prompt."""
+        model: Any = litgpt_peer.build(vocab_size, self.length, self.sizes).eval()
+        model.set_kv_cache(batch_size=1)
+        return model  # type: ignore[no-any-return]
+
+    def litgpt_step(self, vocab_size: int) -> Step:
+        """All tokens once."""
+        model, [prompt] = self.litgpt_model(vocab_size), self.prompts(vocab_size, 1)
+
+        def step() -> None:
+            litgpt_peer.write(model, prompt, self.length)
+
+        return step
+
+    def agreement_with_litgpt(self, vocab_size: int) -> list[Agreement]:
+        """The share of tokens that differ."""
+        objective, prompts = litgpt_peer.ours(vocab_size, self.length, self.sizes), self.prompts(vocab_size, 1)
+        [ours] = generate(objective, prompts, max_new_tokens=self.new_tokens, greedy=True)
+        theirs = litgpt_peer.write(self.litgpt_model(vocab_size), prompts[0], self.length)
         return [Agreement("share of tokens", (torch.tensor(ours) != theirs).double().mean().item(), 0.0)]

@@ -77,7 +77,10 @@ def test_ours_and_the_peer_compute_the_same(peer: str) -> None:
 
 def test_litgpt_computes_the_same() -> None:
     pytest.importorskip("litgpt")
-    assert all(one.holds for one in causal_lm().agreement_with_litgpt(VOCAB))
+    writing = Generation(sizes=TINY, prompt_tokens=5, new_tokens=7)
+    found = causal_lm().agreement_with_litgpt(VOCAB) + writing.agreement_with_litgpt(VOCAB)
+    assert [one.what for one in found] == ["loss", "largest gradient", "share of tokens"]
+    assert all(one.holds for one in found), found
 
 
 @pytest.mark.parametrize("size", ["loss", "gradient"])
