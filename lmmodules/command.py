@@ -18,7 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -49,7 +49,7 @@ def conf_directory() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
+def run_command(task: Callable[[DictConfig], Any], config_name: str, texts: Sequence[str] = ()) -> None:
     """Run a command under Hydra and end the process as a command should.
 
     Exit codes: 0 done; 1 a run that failed, with its traceback; 2 an input that is wrong, with one sentence on
@@ -58,8 +58,11 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     Args:
         task: Takes the composed configuration.
         config_name: The YAML in the configuration folder that it starts from.
+        texts: Keys whose values are text, taken from the command line letter by letter. Hydra alone would read signs
+            such as `(`, `,` and `$` in it, and take blanks off its ends.
     """
     name = f"lmm-{config_name}"
+    sys.argv[1:] = [quoted_text(argument, texts) for argument in sys.argv[1:]]
 
     def guarded(config: DictConfig) -> Any:
         with told_in_one_sentence(name), no_empty_directory(Path(HydraConfig.get().runtime.output_dir)):
@@ -70,6 +73,22 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     functools.update_wrapper(guarded, task)
     with told_in_one_sentence(name):
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=config_name)(guarded)()
+
+
+def quoted_text(argument: str, texts: Sequence[str]) -> str:
+    """An argument of the command line, its value within Hydra's quotes if it is a text.
+
+    Args:
+        argument: For example `prompt=def read(`.
+        texts: Keys of texts.
+    """
+    key, equals, text = argument.partition("=")
+    if not equals or key not in texts:
+        return argument
+    # A backslash means itself, except before what begins a reference to another value, and before the quote.
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", text)
+    text = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"{key}='{text}'"
 
 
 @contextmanager
@@ -157,8 +176,14 @@ def input_error(error: BaseException | None) -> str | None:
             return missing_value(str(error.full_key or error.key))
         if isinstance(error, InstantiationException):
             refused = error
+        elif isinstance(error, OverrideParseException):
+            if not re.match(r"[^=]+=", error.override):
+                return f"`{error.override}` must have the form key=value"
+            return f"`{error.override}` has signs that must be quoted, within quotes of the shell: 'key=\"value\"'"
         elif isinstance(error, HydraException | OmegaConfBaseException):
             return _one_sentence(str(error))
+        elif isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's `model=3`
+            return "a group such as `model` takes the name of one of its options, but was given a number"
         elif type(error).__name__ == "MisconfigurationException":  # Lightning's, which is not imported for this
             return _in_one_line(str(error))
         elif refused is not None and isinstance(error, ModuleNotFoundError):
@@ -198,16 +223,7 @@ def _one_sentence(text: str) -> str:
     unknown = re.match(r"Could not override '(.*)'", lines[0])
     if unknown:
         return f"`{unknown[1]}` is not an option here; add `--cfg job` to the command to see all there are"
-    if "mismatched input" in text or "token recognition error" in text or "LexerNoViableAlt" in text:
-        return f"`{_override(lines)}` has signs that must be quoted, within quotes of the shell: 'key=\"value\"'"
     return " ".join(line for line in lines if not line.startswith(("full_key", "object_type")))
-
-
-def _override(lines: Sequence[str]) -> str:
-    """The override that Hydra's parser stumbled over: it prints it on the line above the one that points."""
-    pointers = [number for number, line in enumerate(lines) if set(line) == {"^"}]
-    line = lines[pointers[0] - 1] if pointers and pointers[0] else lines[0]
-    return line.removeprefix("LexerNoViableAltException: ")
 
 
 def _refused(refusal: InstantiationException, cause: BaseException) -> str:

@@ -21,7 +21,7 @@ UNFINISHED = "\ufffd"
 
 def main() -> None:
     """Console script."""
-    run_command(generate, "generate")
+    run_command(generate, "generate", texts=("prompt", "prefix", "suffix"))
 
 
 def generate(config: DictConfig) -> list[str]:

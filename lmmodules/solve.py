@@ -29,7 +29,7 @@ COURSE_TOLERANCE, EXACT_TOLERANCE = 1e-3, 1e-6
 
 def main() -> None:
     """Console script."""
-    run_command(solve, "solve")
+    run_command(solve, "solve", texts=("question", "answer", "context"))
 
 
 def solve(config: DictConfig) -> dict[str, Any]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import random
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import lmmodules
-from lmmodules.command import conf_directory, input_error, missing_value, no_empty_directory, told_in_one_sentence
+from lmmodules.command import (
+    conf_directory,
+    input_error,
+    missing_value,
+    no_empty_directory,
+    quoted_text,
+    run_command,
+    told_in_one_sentence,
+)
 from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
 
@@ -258,3 +269,49 @@ class TestConfDirectory:
         for name in ("train", "preview", "evaluate", "generate", "export", "reproduce"):
             assert (package / f"{name}.py").exists()
             assert (conf_directory() / f"{name}.yaml").exists()
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "text", ["def area(", "    return c", "it's, \\", "${seed}", "\\${a}'", "1e3", "null", "", "a\n=b\t"]
+    )
+    def test_are_taken_letter_by_letter(self, text: str) -> None:
+        config = compose_config("generate", quoted_text(f"prefix={text}", ["prefix"]))
+        assert config.prefix == text
+
+    def test_of_any_signs(self) -> None:
+        signs = ["\\", "'", '"', "${", "}", "{", "[", "a", "=", ",", "\n", "é", " ", "#", "😀", "${a}", "oc.env:HOME"]
+        generator = random.Random(0)
+        parser = OverridesParser.create()
+        for _ in range(2000):
+            text = "".join(generator.choices(signs, k=generator.randrange(9)))
+            [override] = parser.parse_overrides([quoted_text(f"prompt={text}", ["prompt"])])
+            assert OmegaConf.create({"prompt": override.value()}).prompt == text
+
+    def test_other_values_stay_as_they_are(self) -> None:
+        for argument in ("seed=1", "prompt", "-m", "+prompt=x", "model.prompt=a"):
+            assert quoted_text(argument, ["prompt"]) == argument
+
+    def test_the_command_line_is_read_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "argv", ["lmm-generate", "prefix=def add(a, b):", "suffix=    return c", "seed=3"])
+        seen = []
+        run_command(
+            lambda config: seen.append((config.prefix, config.suffix, config.seed)), "generate", ["prefix", "suffix"]
+        )
+        assert seen == [("def add(a, b):", "    return c", 3)]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.path=a(b", "`data.path=a(b` has signs that must be quoted"),
+        ("model.dropout=)", "`model.dropout=)` has signs that must be quoted"),
+        ("data.path=a,b(", "`data.path=a,b(` has signs that must be quoted"),
+        ("checkpoint", "`checkpoint` must have the form key=value"),
+        ("model=3", "a group such as `model` takes the name of one of its options"),
+    ],
+)
+def test_what_hydra_cannot_read_is_told(override: str, sentence: str) -> None:
+    with pytest.raises((HydraException, ValueError)) as caught:
+        compose_config("train", override)
+    assert sentence in str(input_error(caught.value))

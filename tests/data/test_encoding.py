@@ -59,7 +59,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(tokenizer: Tokeni
 
 
 class AtOnce(Executor):
-    """Has done everything that was asked for before anybody waits for it: the most memory that threads can ever take."""
+    """Has done everything before anybody waits for it: the most memory that threads can ever take."""
 
     def __init__(self, max_workers: int) -> None:
         pass
