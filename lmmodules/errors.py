@@ -14,6 +14,41 @@ class InputError(ValueError):
     """
 
 
+def check_whole_number(name: str, value: object, *, least: int, of: str = "", remedy: str = "") -> None:
+    """Refuse what is not a whole number, or is too small.
+
+    Args:
+        name: As it is typed.
+        value: As given.
+        least: Smallest allowed.
+        of: What is counted.
+        remedy: An override that mends it.
+
+    Raises:
+        InputError: When it is not one.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        kind = f"a whole number of {of}" if of else "a whole number"
+        raise InputError(
+            f"`{name}` must be {kind}, at least {least}, but is {value}" + (f"; use `{remedy}`" if remedy else "")
+        )
+
+
+def check_share(name: str, value: object, *, remedy: str) -> None:
+    """Refuse what is not a number between 0 and 1, both included.
+
+    Args:
+        name: As it is typed.
+        value: As given.
+        remedy: An override that mends it.
+
+    Raises:
+        InputError: When it is not one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"`{name}` must lie between 0 and 1, but is {value}; use `{remedy}`")
+
+
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """Import an optional package, or say which extra of lmmodules brings it.
 

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.command import missing_value
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 
 if TYPE_CHECKING:
     from lmmodules.data import DataModule
@@ -23,18 +23,10 @@ def check(config: DictConfig) -> None:
     """
     if OmegaConf.is_missing(config, "max_steps") or config.max_steps is None:
         raise InputError(missing_value("max_steps"))
-    if not isinstance(config.max_steps, int) or config.max_steps < 1:
-        raise InputError(
-            f"`max_steps` must be a whole number of optimizer steps, at least 1, but is {config.max_steps}"
-        )
-    for name in ("log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise InputError(f"`{name}` must be a whole number of optimizer steps, at least 1, but is {config[name]}")
-    batches = config.trainer.accumulate_grad_batches
-    if not isinstance(batches, int) or batches < 1:
-        raise InputError(f"`trainer.accumulate_grad_batches` must be a whole number, at least 1, but is {batches}")
-    if not isinstance(config.seed, int) or config.seed < 0:
-        raise InputError(f"`seed` must be a whole number, at least 0, but is {config.seed}")
+    for name in ("max_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+        check_whole_number(name, config[name], least=1, of="optimizer steps")
+    check_whole_number("trainer.accumulate_grad_batches", config.trainer.accumulate_grad_batches, least=1)
+    check_whole_number("seed", config.seed, least=0)
     if (
         str(config.trainer.precision) == "16-mixed"
         and config.optimizer.get("fused")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from lmmodules.command import missing_value, run_command
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
@@ -45,8 +45,10 @@ def generate(config: DictConfig) -> list[str]:
     for key in ("checkpoint",) if fills_in else ("checkpoint", "prompt"):
         if config[key] is None:
             raise InputError(missing_value(key))
-    if not isinstance(config.num_samples, int) or config.num_samples < 1:
-        raise InputError(f"`num_samples` must be a whole number, at least 1, but is {config.num_samples}")
+    for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("seed", 0)):
+        check_whole_number(name, config[name], least=least)
+    if config.max_length is not None:
+        check_whole_number("max_length", config.max_length, least=1)
     flush_denormals()  # before torch starts its threads
     tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
@@ -169,7 +171,7 @@ def fill_in(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) 
         top_p=config.top_p,
         seed=config.seed,
         sentinels=Sentinels.of(tokenizer, *names),
-        max_length=config.max_length or trained.get("data", {}).get("max_length"),
+        max_length=trained.get("data", {}).get("max_length") if config.max_length is None else config.max_length,
         stream=stream,
     )
     if stream is not None:

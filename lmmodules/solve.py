@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.command import missing_value, run_command
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -264,9 +264,8 @@ def _read_courses(config: DictConfig) -> list[Any]:
 
 
 def _count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"`{name}` must be a whole number, at least 1, but is {value}; use `{name}=20`")
-    return value
+    check_whole_number(name, value, least=1, remedy=f"{name}=20")
+    return cast(int, value)
 
 
 def _plain(value: Any) -> Any:

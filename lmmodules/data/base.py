@@ -12,7 +12,7 @@ from typing_extensions import Self
 from lmmodules.data.loader import ResumableLoader, ValidationLoader
 from lmmodules.data.samples import SampleSource
 from lmmodules.data.tokenizer import Tokenizer
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -273,5 +273,4 @@ def check_count(name: str, value: object, *, least: int) -> None:
     Raises:
         InputError: When it is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"`data.{name}` must be a whole number, at least {least}, but is {value}")
+    check_whole_number(f"data.{name}", value, least=least)

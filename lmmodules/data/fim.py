@@ -28,7 +28,7 @@ from lmmodules.data.randomness import Int64Array, SampleKeys
 from lmmodules.data.store import TokenStore
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.data.transform import Blocks
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_share
 
 Level = Literal["context", "document"]
 
@@ -85,8 +85,7 @@ class FillInTheMiddle(NextToken):
         middle_token: str = "<fim_middle>",
     ) -> None:
         for name, rate in (("fim_rate", fim_rate), ("spm_rate", spm_rate)):
-            if not 0 <= rate <= 1:
-                raise InputError(f"`{name}` must lie between 0 and 1, but is {rate}; use `transform.{name}=0.5`")
+            check_share(name, rate, remedy=f"transform.{name}=0.5")
         for name, value, known in (("span", span, get_args(Span)), ("level", level, get_args(Level))):
             if value not in known:
                 raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from typing_extensions import Self
@@ -16,6 +16,16 @@ from lmmodules.errors import InputError
 
 Order = Literal["psm", "spm"]
 """Prefix, suffix, middle; or suffix, prefix, middle."""
+
+
+def check_order(order: str) -> None:
+    """Refuse an order that is none of the two.
+
+    Raises:
+        InputError: Naming them.
+    """
+    if order not in get_args(Order):
+        raise InputError(f"`order` must be one of {', '.join(get_args(Order))}, but is {order!r}; use `order=spm`")
 
 
 class Pieces(NamedTuple):
@@ -99,7 +109,11 @@ class Sentinels:
 
         Returns:
             The parts in their new order, each with its section.
+
+        Raises:
+            InputError: When it is neither of the two.
         """
+        check_order(order)
         if order == "spm":
             return [
                 (Section.SENTINEL, np.array([self.prefix, self.suffix], dtype=np.int64)),

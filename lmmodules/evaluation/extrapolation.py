@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 from lmmodules.objectives import LanguageModel
 
 if TYPE_CHECKING:
@@ -88,17 +88,20 @@ class Extrapolation:
         max_targets: int | None = None,
         tokens_per_batch: int = 16384,
     ) -> None:
-        self.lengths = sorted(set(lengths))
-        if not self.lengths:
-            raise InputError("`lengths` must have at least one; use for example `evaluation.lengths=[128,256,512]`")
+        if isinstance(lengths, int | str) or not len(lengths):
+            raise InputError(
+                f"`lengths` must be a list of one or more, but is {lengths}; use for example "
+                "`evaluation.lengths=[128,256,512]`"
+            )
         for name, value in (
-            ("lengths", self.lengths[0]),
+            *(("lengths", length) for length in lengths),
             ("stride", stride),
             ("max_targets", max_targets),
             ("tokens_per_batch", tokens_per_batch),
         ):
-            if value is not None and value < 1:
-                raise InputError(f"`{name}` must be positive, but is {value}; use another `evaluation.{name}`")
+            if value is not None:
+                check_whole_number(name, value, least=1)
+        self.lengths = sorted(set(lengths))
         if stride is not None and stride > self.lengths[0]:
             raise InputError(
                 f"`stride` must not be longer than the shortest of `lengths` ({self.lengths[0]}), or targets would be "

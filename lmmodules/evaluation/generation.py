@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.cache import KVCache
 from lmmodules.models.heads import LanguageModelHead
@@ -72,10 +72,10 @@ def generate(
     if isinstance(prompts, Tensor) and prompts.ndim != 2:
         raise InputError(f"`prompts` must be (B, T) when they are a tensor, but have shape {tuple(prompts.shape)}")
     rows = prompts.tolist() if isinstance(prompts, Tensor) else [list(map(int, prompt)) for prompt in prompts]
-    _check(backbone, rows, max_new_tokens, temperature, top_k, top_p)
+    _check(backbone, rows, max_new_tokens)
+    choose = Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
     if not rows or max_new_tokens == 0:
         return [[] for _ in rows]
-    choose = Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
     modules = [module for module in (cast(nn.Module, backbone), head) if module.training]
     try:
         for module in modules:
@@ -142,9 +142,20 @@ class Choice:
         temperature: Logits are divided by it.
         top_k: Draw among the k likeliest; `None` for all.
         top_p: Draw among the fewest that together have this probability; `None` for all.
+
+    Raises:
+        InputError: When an option is out of range.
     """
 
     def __init__(self, greedy: bool, temperature: float, top_k: int | None, top_p: float | None) -> None:
+        if not isinstance(temperature, int | float) or not temperature >= 0:
+            raise InputError(
+                f"`temperature` must be a number, not negative, but is {temperature}; use `temperature=0` for greedy"
+            )
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise InputError(f"`top_k` must be at least 1, but is {top_k}; use `top_k=null` for all tokens")
+        if top_p is not None and (not isinstance(top_p, int | float) or not 0.0 < top_p <= 1.0):
+            raise InputError(f"`top_p` must be above 0 and at most 1, but is {top_p}; use `top_p=null` for all tokens")
         self.greedy = greedy
         self.temperature = temperature
         self.top_k = top_k
@@ -173,22 +184,12 @@ def _check(
     backbone: Backbone,
     prompts: list[list[int]],
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
 ) -> None:
     if not backbone.causal:
         raise InputError(
             "`model` must be causal to write, but its backbone is bidirectional; use `model=decoder_small`"
         )
-    if max_new_tokens < 0:
-        raise InputError(f"`max_new_tokens` must not be negative, but is {max_new_tokens}")
-    if temperature < 0:
-        raise InputError(f"`temperature` must not be negative, but is {temperature}; use `temperature=0` for greedy")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"`top_k` must be at least 1, but is {top_k}; use `top_k=null` for all tokens")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise InputError(f"`top_p` must be above 0 and at most 1, but is {top_p}; use `top_p=null` for all tokens")
+    check_whole_number("max_new_tokens", max_new_tokens, least=0)
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"`prompts` must have at least one token each, but prompt {index} is empty")

@@ -122,10 +122,10 @@ class HumanEvalInfilling:
         run_programs: bool = False,
         timeout_seconds: float = 3.0,
     ) -> None:
-        if max(k) > num_samples or min(k) < 1:
+        if not len(k) or max(k) > num_samples or min(k) < 1:
             raise InputError(
                 f"`k` must lie between 1 and `num_samples` ({num_samples}), but is {list(k)}; "
-                f"use `evaluation.human_eval.num_samples={max(*k, 1)}`"
+                f"use `evaluation.human_eval.num_samples={max([*k, 1])}`"
             )
         if max_tasks is not None and max_tasks < 1:
             raise InputError(f"`max_tasks` must be at least 1, but is {max_tasks}; use `null` for all")

@@ -155,14 +155,20 @@ def infilling_prompt(
         room: Tokens that the prompt may have, or `None` for as many as it takes.
 
     Raises:
-        InputError: When there is no room for the suffix.
+        InputError: When there is no room for the suffix, or none at all.
     """
     before, behind = tokenizer.encode(prefix), tokenizer.encode(suffix)
+    sentinels_alone = len(sentinels.prompt([], [], order))
     if room is not None:
+        if room < sentinels_alone:
+            raise InputError(
+                f"`max_new_tokens` must leave room in the context for the sentinels, {sentinels_alone} tokens, but "
+                f"leaves {room}; use a smaller `max_new_tokens`"
+            )
         spare = room - len(sentinels.prompt([], behind, order))
         if spare < 0:
             raise InputError(
-                f"`suffix` must fit into the context, where {max(room - 4, 0)} tokens are left for it, but has "
+                f"`suffix` must fit into the context, where {room - sentinels_alone} tokens are left for it, but has "
                 f"{len(behind)}; shorten it, or lower `max_new_tokens`"
             )
         before = before[max(len(before) - spare, 0) :]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lmmodules.data.fim_sentinels import Order, Sentinels
-from lmmodules.errors import InputError
+from lmmodules.data.fim_sentinels import Order, Sentinels, check_order
+from lmmodules.errors import InputError, check_whole_number
 from lmmodules.evaluation.gaps import KINDS, Gap, gaps_of, similarity
 from lmmodules.evaluation.generation import Writer, generate
 from lmmodules.evaluation.human_eval_infilling import HumanEvalInfilling
@@ -42,7 +42,7 @@ class Infilling:
         human_eval: The benchmark of programs; `None` leaves it out.
 
     Raises:
-        InputError: When a number is less than 1.
+        InputError: When a number is less than 1, or there is no such order.
 
     Source:
         Bavarian et al. 2022, section 2.2.
@@ -61,14 +61,14 @@ class Infilling:
         seed: int = 0,
         human_eval: HumanEvalInfilling | None = None,
     ) -> None:
+        check_order(order)
         for name, value in (
             ("num_gaps", num_gaps),
             ("max_gap", max_gap),
             ("max_new_tokens", max_new_tokens),
             ("batch_size", batch_size),
         ):
-            if value < 1:
-                raise InputError(f"`{name}` must be at least 1, but is {value}")
+            check_whole_number(name, value, least=1)
         self.num_gaps = num_gaps
         self.max_gap = max_gap
         self.max_new_tokens = max_new_tokens

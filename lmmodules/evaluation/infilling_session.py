@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lmmodules.data.fim_sentinels import Order, Sentinels
+from lmmodules.data.fim_sentinels import Order, Sentinels, check_order
 from lmmodules.data.tokenizer import Tokenizer
+from lmmodules.errors import check_whole_number
 from lmmodules.evaluation.generation import Choice, Writer
 from lmmodules.evaluation.infill import Middle, check_fills_in, context_room, infilling_prompt
 from lmmodules.models.cache import KVCache
@@ -36,7 +37,8 @@ class InfillingSession:
         tokens_read: Tokens of the last prompt that had to be read.
 
     Raises:
-        InputError: When the model was not trained to fill in, or the tokenizer has no sentinels.
+        InputError: When the model was not trained to fill in, the tokenizer has no sentinels, or there is no such
+            order.
 
     Source:
         Bavarian et al. 2022, section 3.1.
@@ -53,6 +55,7 @@ class InfillingSession:
         max_length: int | None = None,
     ) -> None:
         check_fills_in(model)
+        check_order(order)
         self.model = model
         self.tokenizer = tokenizer
         self.suffix = suffix
@@ -85,8 +88,9 @@ class InfillingSession:
             seed: See `lmmodules.evaluation.generate`.
 
         Raises:
-            InputError: When the suffix is longer than the context.
+            InputError: When an option is out of range, or the suffix is longer than the context.
         """
+        check_whole_number("max_new_tokens", max_new_tokens, least=1)
         backbone, head = self.model.backbone, self.model.head
         cast(nn.Module, backbone).eval()
         head.eval()
