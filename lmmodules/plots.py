@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from lmmodules.errors import require
 
 INK, MUTED, GRID = "#1f2328", "#656d76", "#d8dee4"
 BLUE, ORANGE, GREEN, PURPLE, PINK = "#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, PINK, "#9a6700", "#1b7c83", "#57606a")
+"""Of things that are told apart, in this order."""
 
 
 def plot_run(
@@ -110,7 +112,7 @@ def plot_claim(
     """
     figure_module = require("matplotlib.figure", "plots", "drawing a picture")
     arms = dict.fromkeys([*figures, *curves])
-    colours = dict(zip(arms, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, PINK)), strict=False))
+    colours = _colours(arms)
     drawn = {arm: points for arm, seeds in curves.items() if (points := _spread([curve for curve in seeds if curve]))}
     height = max(4.2, 0.7 * len(figures))
     figure = figure_module.Figure(figsize=(9, height), dpi=130, layout="constrained")
@@ -134,6 +136,14 @@ def plot_claim(
     left.set_ylabel(unit)
     _draw_figures(right, figures, colours, label="at the end, a dot per seed")
     return _save(figure, path)
+
+
+def _colours(arms: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm; `x at 128` and `x: accuracy` are figures of the arm `x` and have its colour."""
+    arms = list(arms)
+    owners = {arm: next((one for one in arms if arm.startswith((f"{one} at ", f"{one}: "))), arm) for arm in arms}
+    colours = dict(zip(dict.fromkeys(owners.values()), itertools.cycle(COLOURS), strict=False))
+    return {arm: colours[owner] for arm, owner in owners.items()}
 
 
 def _draw_figures(axis: Any, figures: Mapping[str, Sequence[float]], colours: Mapping[str, str], *, label: str) -> None:
@@ -190,8 +200,7 @@ def plot_lengths(
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(ticker.NullFormatter())
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, PINK))
-    for (name, points), colour in zip(curves.items(), colours, strict=False):
+    for (name, points), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         lengths, perplexities = zip(*points, strict=True)
         axes.plot(lengths, perplexities, color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
     axes.set_xticks(sorted({length for points in curves.values() for length, _ in points}))

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from lmmodules.claims.base import SCALES, Claim
 from lmmodules.claims.results import Result
+from lmmodules.claims.rules import mean
 from lmmodules.plots import plot_claim
 from lmmodules.run_directory import write_text
 
 MADE_BY = "<!-- Written by lmm-reproduce from the JSON file beside it. -->"
+
+LONGEST_CURVE = 8
+"""Points of a curve that are worth a row of figures."""
 
 INDEX_TEXT = (
     "# Claims of the papers, measured here\n\n"
@@ -77,6 +81,7 @@ def render_page(result: Result) -> str:
         f"**{verdict(result)}** in {_count(len(result.seeds), 'seed')} at scale `{result.scale}`.",
         f"![{claim.unit}]({result.stem}.png)",
         _figures_table(result),
+        _curves_table(result),
         "## When it holds",
         _findings_table(result),
         "## What the paper says",
@@ -137,6 +142,19 @@ def _figures_table(result: Result) -> str:
         for arm in result.arms
     ]
     return _table(head, rows)
+
+
+def _curves_table(result: Result) -> str:
+    """The curves in figures, where they have few enough points to be read."""
+    curves = {arm: [dict(curve) for curve in seeds] for arm, seeds in result.curves().items()}
+    places = sorted({place for seeds in curves.values() for curve in seeds for place in curve})
+    if not 2 <= len(places) <= LONGEST_CURVE:
+        return ""
+    rows = []
+    for arm, seeds in curves.items():
+        values = [[curve[place] for curve in seeds if place in curve] for place in places]
+        rows.append([arm, *(figure(mean(found)) if len(found) == len(seeds) else "" for found in values)])
+    return _table([f"{result.claim.curve_label}, means", *(f"{place:g}" for place in places)], rows)
 
 
 def _findings_table(result: Result) -> str:

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lmmodules.errors import require
-from lmmodules.plots import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, PURPLE
+from lmmodules.plots import COLOURS, GRID, INK, MUTED
 from lmmodules.synthesis.embedding import Vectors
 
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, PINK, "#9a6700", "#1b7c83")
 MARKERS = "os^Dvp*"
 
 
