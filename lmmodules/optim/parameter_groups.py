@@ -22,13 +22,16 @@ def norm_and_bias(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
     would miss an `ln_1`. Relative-position tables are embeddings, and ALiBi slopes are vectors.
     """
     leaf = name.rpartition(".")[2]
-    is_norm = isinstance(owner, nn.LayerNorm | nn.RMSNorm) or type(owner).__name__.endswith("Norm")
-    return is_norm or parameter.ndim < 2 or leaf == "bias" or leaf.endswith("_bias") or leaf.startswith("prompt")
+    vector = parameter.ndim < 2 or leaf == "bias" or leaf.endswith("_bias")
+    return _is_norm(owner) or vector or leaf.startswith("prompt")
 
 
 def bert_names(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
-    """Leave undecayed what google-research/bert does: names that contain `LayerNorm`, `layer_norm` or `bias`."""
-    return re.search("LayerNorm|layer_norm|bias", name) is not None
+    """Leave undecayed what google-research/bert does: names that contain `LayerNorm`, `layer_norm` or `bias`.
+
+    All norms are called `LayerNorm` there. Those that have other names here, as `mlp_norm`, are told by their type.
+    """
+    return _is_norm(owner) or re.search("LayerNorm|layer_norm|bias", name) is not None
 
 
 def none(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
@@ -163,6 +166,10 @@ class ParameterGroups:
             )
             for group in self(module)
         ]
+
+
+def _is_norm(owner: nn.Module) -> bool:
+    return isinstance(owner, nn.LayerNorm | nn.RMSNorm) or type(owner).__name__.endswith("Norm")
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.positions import Learned
 from lmmodules.models.transformer import Transformer
+from lmmodules.network import build_backbone
 from lmmodules.optim import GroupRow, ParameterGroups, build_optimizer
+from lmmodules.train import build_objective
 
 
 class LanguageModel(nn.Module):
@@ -75,10 +78,12 @@ def test_norms_are_told_by_type_and_biases_by_name() -> None:
     }
 
 
-def test_berts_own_rule_goes_by_names() -> None:
+def test_berts_own_rule_goes_by_names_and_knows_norms_that_are_called_otherwise() -> None:
     module = Odd()
-    not_decayed = names_of(module, ParameterGroups(no_decay="bert_names")(module))["not decayed"]
-    assert not_decayed == ["output_bias", "ln_1.bias", "prompt_encoder.bias"]
+    groups = names_of(module, ParameterGroups(no_decay="bert_names")(module))
+    norms = ["ln_1.weight", "ln_1.bias", "rms.weight", "scale.gain"]
+    assert groups["not decayed"] == ["output_bias", *norms, "prompt_encoder.bias"]
+    assert groups["decayed"] == ["prompt", "slopes", "prompt_encoder.weight", "mask.weight"]
 
 
 def test_everything_may_be_decayed() -> None:
@@ -248,3 +253,39 @@ def test_sizes_of_bert_and_roberta(rule: str) -> None:
         assert rows == {"decayed": decayed, "not decayed": others}
     rows = {row.name: row for row in ParameterGroups(no_decay=rule, decay_embeddings=False).rows(roberta)}
     assert (rows["decayed"].tensors, rows["decayed"].parameters) == (73, 85_524_480)
+
+
+# Query, key and value are one matrix here, and RoBERTa's row of token types, 768 numbers, is none.
+@pytest.mark.parametrize(
+    ("overrides", "decayed", "others"),
+    [
+        (["experiment=bert_base"], (78 - 24, 109_951_488), (128 - 24, 154_940)),
+        (["experiment=roberta_base", "parameter_groups=default"], (76 - 25, 124_523_520 - 768), (126 - 24, 173_913)),
+        (
+            ["experiment=roberta_base", "parameter_groups=default", "parameter_groups.no_decay=bert_names"],
+            (51, 124_522_752),
+            (102, 173_913),
+        ),
+    ],
+)
+def test_what_is_decayed_of_berts_and_robertas_own_recipes(
+    overrides: list[str], decayed: tuple[int, int], others: tuple[int, int]
+) -> None:
+    config = compose_config("train", *overrides)
+    with torch.device("meta"):
+        objective = build_objective(config, build_backbone(config))
+    assert objective.parameter_groups is not None
+    rows = {row.name: (row.tensors, row.parameters) for row in objective.parameter_groups.rows(objective)}
+    assert rows == {"decayed": decayed, "not decayed": others}
+
+
+def test_no_norm_of_electras_recipe_is_decayed() -> None:
+    config = compose_config("train", "experiment=electra_small")
+    with torch.device("meta"):
+        objective = build_objective(config, build_backbone(config))
+    assert objective.parameter_groups is not None
+    groups = names_of(objective, objective.parameter_groups(objective))
+    vectors = {name for name, parameter in objective.named_parameters() if parameter.ndim == 1}
+    # Two norms of each of 12 blocks and one of the embeddings, in either network, and one of the generator's head.
+    assert len([name for name in vectors if name.endswith("norm.weight")]) == 2 * (12 * 2) + 1 + 1
+    assert set(groups["not decayed"]) == vectors
