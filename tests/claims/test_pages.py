@@ -29,6 +29,11 @@ PAGE = """\
 | left | 2.000 | 1.000 | 1.000 | 2.000 | 3.000 |
 | right | 3.000 | 1.732 | 2.000 | 2.000 | 5.000 |
 
+| optimizer steps, means | 1 | 3 |
+| --- | --- | --- |
+| left | 3.000 | 2.000 |
+| right |  |  |
+
 ## When it holds
 
 | rule | mean difference | standard error | met |

@@ -56,6 +56,16 @@ def test_a_dot_for_every_seed(draw: Callable[..., Any]) -> None:
     assert [text.get_color() for text in right.texts] == [line.get_color() for line in right.get_lines()[::2]]
 
 
+def test_figures_of_an_arm_have_its_colour_and_no_two_arms_have_one(draw: Callable[..., Any]) -> None:
+    arms = [f"arm {letter}" for letter in "abcdefgh"]
+    names = [*arms, "arm a at 128", "arm b: accuracy", "arm b without"]
+    _, right = draw(figures={name: [1.0] for name in names}).axes
+    colours = dict(zip(names, (text.get_color() for text in right.texts), strict=True))
+    assert len({colours[arm] for arm in arms}) == 8
+    assert (colours["arm a at 128"], colours["arm b: accuracy"]) == (colours["arm a"], colours["arm b"])
+    assert colours["arm b without"] != colours["arm b"]
+
+
 def test_a_run_that_always_diverged_has_a_name_and_no_dot(draw: Callable[..., Any]) -> None:
     _, right = draw(figures={"quick": [3.0, 4.0], "lost": [math.inf, math.inf]}).axes
     assert len(lines(right)) == 2

@@ -145,11 +145,13 @@ def test_curves() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"lengths": []}, "`lengths` must have at least one"),
-        ({"lengths": [0, 4]}, "`lengths` must be positive, but is 0"),
-        ({"stride": 0}, "`stride` must be positive, but is 0"),
-        ({"max_targets": 0}, "`max_targets` must be positive, but is 0"),
-        ({"tokens_per_batch": 0}, "`tokens_per_batch` must be positive, but is 0"),
+        ({"lengths": []}, "`lengths` must be a list of one or more, but is "),
+        ({"lengths": 64}, "`lengths` must be a list of one or more, but is 64"),
+        ({"lengths": [0, 4]}, "`lengths` must be a whole number, at least 1, but is 0"),
+        ({"lengths": [64.5]}, "`lengths` must be a whole number, at least 1, but is 64.5"),
+        ({"stride": 0}, "`stride` must be a whole number, at least 1, but is 0"),
+        ({"max_targets": 0}, "`max_targets` must be a whole number, at least 1, but is 0"),
+        ({"tokens_per_batch": 0}, "`tokens_per_batch` must be a whole number, at least 1, but is 0"),
         ({"lengths": [8, 16], "stride": 9}, r"shortest of `lengths` \(8\).* but is 9; use `evaluation.stride=8`"),
     ],
 )

@@ -200,8 +200,12 @@ def test_nothing_to_do():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_new_tokens": -1}, "`max_new_tokens` must not be negative, but is -1"),
-        ({"temperature": -0.5}, "`temperature` must not be negative, but is -0.5"),
+        ({"max_new_tokens": -1}, "`max_new_tokens` must be a whole number, at least 0, but is -1"),
+        ({"max_new_tokens": "many"}, "`max_new_tokens` must be a whole number, at least 0, but is many"),
+        ({"temperature": -0.5}, "`temperature` must be a number, not negative, but is -0.5"),
+        ({"temperature": "hot"}, "`temperature` must be a number, not negative, but is hot"),
+        ({"top_k": "some"}, "`top_k` must be at least 1, but is some"),
+        ({"top_p": "most"}, "`top_p` must be above 0 and at most 1, but is most"),
         ({"top_k": 0}, "`top_k` must be at least 1, but is 0; use `top_k=null` for all tokens"),
         ({"top_p": 1.5}, "`top_p` must be above 0 and at most 1, but is 1.5"),
         (

@@ -163,6 +163,36 @@ def test_only_what_is_new_is_read(tokenizer: Tokenizer) -> None:
     assert read == {"psm": 37, "spm": 5}
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be a whole number, at least 1, but is 0"),
+        ({"temperature": -1.0}, "`temperature` must be a number, not negative, but is -1.0"),
+        ({"top_k": 0}, "`top_k` must be at least 1, but is 0"),
+        ({"top_p": 0.0}, "`top_p` must be above 0 and at most 1, but is 0.0"),
+    ],
+)
+def test_wrong_options_of_a_session(options: dict, sentence: str, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=sentence):
+        InfillingSession(make_model(), tokenizer, "s").complete("p", **options)
+
+
+def test_an_order_that_is_none(tokenizer: Tokenizer) -> None:
+    for ask in (
+        lambda: infill(make_model(), tokenizer, "p", "s", order="mps"),
+        lambda: InfillingSession(make_model(), tokenizer, "s", order="mps"),
+    ):
+        with pytest.raises(InputError, match="`order` must be one of psm, spm, but is 'mps'; use `order=spm`"):
+            ask()
+
+
+def test_no_room_is_not_the_suffix_s_fault(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="`max_new_tokens` must leave room in the context for the sentinels, 4 tokens"):
+        infill(make_model(), tokenizer, "p", "", max_length=20, max_new_tokens=18)
+    with pytest.raises(InputError, match="`suffix` must fit into the context, where 1 tokens are left for it"):
+        infill(make_model(), tokenizer, "p", "sss", max_length=20, max_new_tokens=15)
+
+
 def test_an_accepted_completion_is_not_read_again(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("def")
     session = InfillingSession(writing([*ids, tokenizer.eos_id]), tokenizer, "s" * 30)

@@ -176,8 +176,10 @@ def test_refusals(data: CorpusDataModule, objective: FIM) -> None:
     with pytest.raises(InputError, match=r"use `evaluation\.max_new_tokens=24`"):
         Infilling(max_new_tokens=90)(objective, data)
     for name in ("num_gaps", "max_gap", "max_new_tokens", "batch_size"):
-        with pytest.raises(InputError, match=f"`{name}` must be at least 1, but is 0"):
+        with pytest.raises(InputError, match=f"`{name}` must be a whole number, at least 1, but is 0"):
             Infilling(**{name: 0})
+    with pytest.raises(InputError, match="`order` must be one of psm, spm, but is 'mps'"):
+        Infilling(order="mps")
 
 
 def test_sentinels_are_those_that_training_had(data: CorpusDataModule) -> None:
