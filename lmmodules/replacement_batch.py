@@ -22,4 +22,4 @@ class ReplacementBatch(MaskedBatch):
     negative_attention_mask: Tensor  # (B, T)
     negative_labels: Tensor  # (B, T) int64 out of {IGNORED, 0, 2}
     negative_document_ids: NotRequired[Tensor]  # (B, T)
-    contrasted: Tensor  # (B,) int64, 1 where both views differ from the text
+    contrasted: Tensor  # (B,) int64, 1 where both views differ from the text in what its first position sees

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from lmmodules.batch import IGNORED, CorrectionBatch
 from lmmodules.data.electra import DetectionMasking
-from lmmodules.data.randomness import SampleKeys
+from lmmodules.data.randomness import Int64Array, SampleKeys
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.data.transform import Blocks, Transform
 from lmmodules.errors import InputError
@@ -22,7 +22,8 @@ class CorrectionViews(Transform):
     """Mask a sample for an auxiliary model to fill in, and cut a contiguous piece out of the original.
 
     All selected tokens are hidden. The piece has ``floor(crop_share * n)`` of the n tokens, starts anywhere with equal
-    chance, and gets a `<s>` of its own. Where it starts is independent of the mask.
+    chance, and gets a `<s>` of its own. Where it starts is independent of the mask. Where documents do not see each
+    other, `<s>` sees the first of a sample alone, and the piece is one of that.
 
     Args:
         mask_probability: Share of the positions that is selected.
@@ -97,7 +98,7 @@ class CorrectionViews(Transform):
     def _crop(self, blocks: Blocks, keys: SampleKeys) -> dict[str, Tensor]:
         """The pieces; of a sample of few tokens at least one."""
         num_rows, length = blocks.tokens.shape
-        lengths = np.full(num_rows, length) if blocks.lengths is None else blocks.lengths
+        lengths = _seen_by_start(blocks)
         sizes = np.clip((self.crop_share * lengths).astype(np.int64), 1, None)
         spare = np.maximum(lengths - sizes, 0)
         starts = (keys.uniform("coco_lm/crop", 1)[:, 0] * (spare + 1)).astype(np.int64)
@@ -108,12 +109,22 @@ class CorrectionViews(Transform):
         padding = within >= sizes[:, None]
         tokens[padding] = self._pad_id
         crop = {"crop_ids": _with_first(tokens, np.full(num_rows, self._bos_id))}
-        if blocks.lengths is not None:
+        if blocks.lengths is not None or blocks.document_ids is not None:
             crop["crop_attention_mask"] = _with_first((~padding).astype(np.int64), np.ones(num_rows, dtype=np.int64))
         if blocks.document_ids is not None:
-            documents = np.take_along_axis(blocks.document_ids, places, axis=1)
-            crop["crop_document_ids"] = _with_first(documents, documents[:, 0])
+            crop["crop_document_ids"] = torch.zeros_like(crop["crop_ids"])
         return crop
+
+
+def _seen_by_start(blocks: Blocks) -> Int64Array:
+    """Tokens (B,) that the `<s>` of each row sees: all of them, or those of the row's first document."""
+    num_rows, length = blocks.tokens.shape
+    lengths: Int64Array = np.full(num_rows, length) if blocks.lengths is None else blocks.lengths
+    if blocks.document_ids is None:
+        return lengths
+    in_first = blocks.document_ids == blocks.document_ids[:, :1]
+    seen: Int64Array = np.minimum(lengths, np.count_nonzero(in_first, axis=1))
+    return seen
 
 
 def _with_first(row: np.ndarray, first: np.ndarray) -> Tensor:

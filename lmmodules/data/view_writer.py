@@ -90,7 +90,7 @@ class ViewWriter:
         return rows
 
     def views(self, blocks: Blocks, keys: SampleKeys) -> dict[str, np.ndarray]:
-        """Both views of every row, (B, L + 1), and whether both differ from it.
+        """Both views of every row, (B, L + 1), and whether both differ from it in what its `<s>` sees.
 
         Args:
             blocks: (B, L) tokens.
@@ -124,10 +124,12 @@ class ViewWriter:
                 ids[row, 1 : len(written) + 1] = written
                 labels[row, 1 : len(written) + 1] = asked
                 mask[row, : len(written) + 1] = 1
-                contrasted[row] &= label in asked
                 if documents is not None and blocks.document_ids is not None:
-                    documents[row, 1 : len(written) + 1] = blocks.document_ids[row, source[:length]]
-                    documents[row, 0] = blocks.document_ids[row, 0]
+                    own = blocks.document_ids[row, source[:length]]
+                    documents[row, 1 : len(written) + 1] = own
+                    documents[row, 0] = first = blocks.document_ids[row, 0]
+                    asked = asked[: np.count_nonzero(own == first)]
+                contrasted[row] &= label in asked
             batch |= {f"{view}_ids": ids, f"{view}_labels": labels, f"{view}_attention_mask": mask}
             if documents is not None:
                 batch[f"{view}_document_ids"] = documents

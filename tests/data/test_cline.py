@@ -123,6 +123,24 @@ def test_documents_and_padding(tokenizer: Tokenizer, directory: Path) -> None:
         assert set(ids.unique().tolist()) == {0, 1}
 
 
+def test_where_documents_are_masked_only_what_the_start_sees_is_contrasted(
+    tokenizer: Tokenizer, directory: Path
+) -> None:
+    length = len(tokenizer.encode(TEXT)) + 1
+    first = len(tokenizer.encode(" the hot"))  # one word that has an opposite, and a synonym only in its own document
+    documents = np.repeat((np.arange(length) >= first)[None].astype(np.int64), 200, 0)
+    batch = views(tokenizer, directory, 200, document_ids=documents)
+    changed = {}
+    for view, label in (("positive", 1), ("negative", 2)):
+        seen = batch[f"{view}_document_ids"] == 0
+        changed[view] = ((batch[f"{view}_labels"] == label) & seen).any(1)
+        assert (batch[f"{view}_labels"] == label).any(1).all()  # somewhere in the row
+    assert torch.equal(batch["contrasted"].bool(), changed["positive"] & changed["negative"])
+    assert 20 < batch["contrasted"].sum() < 180
+    alone = views(tokenizer, directory, 200, document_ids=np.zeros_like(documents))
+    assert torch.equal(alone["contrasted"], views(tokenizer, directory, 200)["contrasted"])
+
+
 def test_ignored_samples_count_nowhere(tokenizer: Tokenizer, directory: Path) -> None:
     batch = views(tokenizer, directory)
     ReplacementViews(wordnet=directory).bind(tokenizer).ignore(batch, np.array([2]))

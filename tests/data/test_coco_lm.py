@@ -203,16 +203,26 @@ class TestCrop:
             assert found_at(crop[mask][1:], row)
             assert tokenizer.pad_id not in crop[mask]
 
-    def test_documents_are_numbered_in_the_piece_too(self, tokenizer: Tokenizer) -> None:
-        tokens = tokens_of(20, 50)
-        documents = np.tile((np.arange(20) >= 9).astype(np.int64), (50, 1))
+    def test_where_documents_are_masked_it_is_a_piece_of_what_the_start_sees(self, tokenizer: Tokenizer) -> None:
+        sizes = np.array([1, 7, 10, 15, 20])  # of the first document; the last row has no other
+        sizes = np.tile(sizes, 40)
+        tokens = tokens_of(20, len(sizes))
+        documents = (np.arange(20) >= sizes[:, None]).astype(np.int64)
         batch = batch_of(tokenizer, CorrectionViews(), tokens, document_ids=documents)
-        for crop, ids, original in zip(
-            batch["crop_ids"].numpy(), batch["crop_document_ids"].numpy(), tokens, strict=True
-        ):
-            (start,) = found_at(crop[1:], original)
-            assert ids[0] == ids[1]
-            assert (ids[1:] == documents[0, start : start + 18]).all()
+        crops, masks = batch["crop_ids"].numpy(), batch["crop_attention_mask"].numpy()
+        assert masks.sum(1).tolist() == [1 + {1: 1, 7: 6, 10: 9, 15: 13, 20: 18}[size] for size in sizes.tolist()]
+        starts: dict[int, set[int]] = {}
+        for crop, mask, size, original in zip(crops, masks, sizes.tolist(), tokens, strict=True):
+            (start,) = found_at(crop[mask == 1][1:], original[:size])
+            starts.setdefault(size, set()).add(start)
+        assert starts == {1: {0}, 7: {0, 1}, 10: {0, 1}, 15: {0, 1, 2}, 20: {0, 1, 2}}
+        assert (batch["crop_document_ids"] == 0).all()
+
+    def test_padding_is_of_no_document(self, tokenizer: Tokenizer) -> None:
+        documents = np.zeros((3, 20), dtype=np.int64)
+        lengths = np.array([20, 10, 2])
+        batch = batch_of(tokenizer, CorrectionViews(), tokens_of(20, 3), document_ids=documents, lengths=lengths)
+        assert batch["crop_attention_mask"].sum(1).tolist() == [19, 10, 2]
 
     def test_a_crop_of_nothing(self) -> None:
         for share in (0.0, -1.0, 1.5):
