@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lmmodules.command import conf_directory
 from lmmodules.composition import compose, compose_config
+from lmmodules.data import SegmentPairs, SentencePacking
 
 EXPERIMENTS = sorted(path.stem for path in (conf_directory() / "experiment").glob("*.yaml"))
 SMALL = {
@@ -73,6 +75,16 @@ def test_states_its_length_and_its_peak(name: str) -> None:
     config = compose_config("train", f"experiment={name}")
     assert isinstance(config.max_steps, int)
     assert config.optimizer.lr > 0
+
+
+def test_berts_recipe_takes_another_packing() -> None:
+    config = compose_config("train", "experiment=bert_base")
+    own = SegmentPairs(num_token_types=2, num_duplicates=10, short_sequence_probability=0.1)
+    assert vars(instantiate(config.packing)) == vars(own)
+    assert config.objective.next_sentence
+    config = compose_config("train", "experiment=bert_base", "packing=sentences")
+    assert isinstance(instantiate(config.packing), SentencePacking)
+    assert not config.objective.next_sentence
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if is_pretraining(name)])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lmmodules.batch import ChoiceBatch
 from lmmodules.data.base import Baseline, check_count
 from lmmodules.data.labelled_rows import LabelledSource, Rows, Wanted
+from lmmodules.data.labels import lacks_text
 from lmmodules.data.randomness import Int64Array
 from lmmodules.data.recipe import TokenizerRecipe
 from lmmodules.data.row_division import Columns
@@ -117,15 +118,19 @@ class MultipleChoiceDataModule(RowsDataModule):
         """Articles, and questions with all their options, one to a line.
 
         Raises:
-            InputError: When a question has another number of options than the first of all.
+            InputError: When the options of a question are no list of texts, or another number than those of the first.
         """
         for index, options in enumerate(rows.columns[OPTIONS]):
-            count = len(options) if isinstance(options, (list, tuple)) else 0
-            self._num_choices = self._num_choices or count
-            if count != self._num_choices or count < 2:
+            if not isinstance(options, (list, tuple)):
+                raise InputError(f"`{OPTIONS}` must be a list of texts, but in {rows.place(index)} it is {options!r}")
+            for option in options:
+                if not isinstance(option, (str, int, float)) or lacks_text(option):
+                    raise InputError(f"every option must have text, but in {rows.place(index)} one is {option!r}")
+            self._num_choices = self._num_choices or len(options)
+            if len(options) != self._num_choices or len(options) < 2:
                 raise InputError(
                     f"every question must have as many options as the first ({self._num_choices}), and at least two, "
-                    f"but {rows.place(index)} has {count}"
+                    f"but {rows.place(index)} has {len(options)}"
                 )
         options = ["\n".join(map(str, options)) for options in rows.columns[OPTIONS]]
         questions = [f"{question}\n{text}" for question, text in zip(rows.columns[QUESTION], options, strict=True)]

@@ -6,6 +6,7 @@ arithmetic are computed when asked for; the others are two integers per sample.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from lmmodules.data.randomness import Int64Array
 from lmmodules.data.sentences import sentence_ends
 from lmmodules.data.store import TokenStore
+from lmmodules.data.tokenization import VALIDATION
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.data.transform import Blocks, TokenArray
 from lmmodules.errors import InputError
@@ -152,7 +154,8 @@ class SentencePacking(Packing):
 
     Args:
         cross_documents: True lets a block run on into the next document, with `</s>` between them
-            (FULL-SENTENCES); False ends it with its document, without the `</s>` (DOC-SENTENCES).
+            (FULL-SENTENCES); False ends it with its document, without the `</s>` (DOC-SENTENCES), and warns where
+            there is a single document.
 
     Source:
         RoBERTa (Liu et al. 2019), section 4.2; fairseq, `data/token_block_utils_fast.pyx`, break modes `complete` and
@@ -169,6 +172,13 @@ class SentencePacking(Packing):
     def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
         """Find the lines, fill the blocks, and cut what is too long."""
         ends, separators = sentence_ends(store, tokenizer)
+        if not self.cross_documents and store.header.num_documents == 1 and store.path.name != VALIDATION:
+            warnings.warn(
+                f"`packing.cross_documents=false` ends samples where documents end, but the {store.path.name} text has "
+                'only one; separate its documents by blank lines and use `data.document_separator=""`, or give more '
+                "files",
+                stacklevel=2,
+            )
         sizes = np.diff(ends, prepend=0)
         starts, stops = fill_blocks(sizes, separators, length, cross_documents=self.cross_documents)
         return _FilledBlocks(starts, stops, length)

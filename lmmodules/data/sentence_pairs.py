@@ -152,7 +152,7 @@ class PairPacking(Packing):
         if self.next_sentence and sentences.num_documents == 1:
             raise InputError(
                 f"`packing` draws random partners from other documents, but the {store.path.name} text has only one; "
-                'use `data.document_separator=""` where blank lines divide documents, more files, or '
+                'separate its documents by blank lines and use `data.document_separator=""`, give more files, or use '
                 "`packing.next_sentence=false`"
             )
 

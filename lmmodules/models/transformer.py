@@ -121,7 +121,7 @@ class Transformer(nn.Module):
             if max_length is not None and max_length > position.max_length:
                 raise InputError(
                     f"`max_length` must not exceed that of the positions ({position.max_length}), but is {max_length}; "
-                    f"use `model.position.max_length={max_length}`"
+                    f"use `model.max_length={position.max_length}`"
                 )
             max_length = position.max_length if max_length is None else max_length
 

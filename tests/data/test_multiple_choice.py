@@ -103,13 +103,28 @@ def test_fillers_and_the_baseline(make: Any) -> None:
         ({"answer": 2}, "it is '2'"),
         ({"answer": None}, "every row must have a label, but in row 2"),
         ({"options": ["x"]}, r"as many options as the first \(2\), and at least two, but row 2 of `.*` has 1"),
-        ({"options": "dogs"}, "row 2 of .* has 0"),
+        ({"options": []}, r"as many options as the first \(2\), and at least two, but row 2 of `.*` has 0"),
+        ({"options": "dogs"}, "`options` must be a list of texts, but in row 2 of `.*` it is 'dogs'"),
+        ({"options": {"A": "nobody", "B": "dogs"}}, "`options` must be a list of texts, but in row 2 of `.*` it is {"),
+        ({"options": [None, "dogs"]}, "every option must have text, but in row 2 of `.*` one is None"),
+        ({"options": ["nobody", " "]}, "every option must have text, but in row 2 of `.*` one is ' '"),
+        ({"options": ["nobody", ["dogs"]]}, r"every option must have text, but in row 2 of `.*` one is \['dogs'\]"),
         ({"article": ""}, "every row must have text, but in row 2 of `.*` `article` is ''"),
     ],
 )
 def test_what_is_wrong_is_told(change: dict[str, Any], sentence: str, make: Any) -> None:
     with pytest.raises(InputError, match=sentence):
         make([ROWS[0], {**ROWS[1], **change}]).prepare()
+
+
+def test_numbers_are_options_and_the_first_question_may_be_wrong_too(make: Any, tokenizer: Tokenizer) -> None:
+    numbers = {"article": "seven dogs", "question": "How many ?", "options": [7, 0.5], "answer": 0}
+    batch = next(iter(make([numbers] * 3).prepare().train_dataloader()))
+    for choice, text in enumerate(["How many ? 7", "How many ? 0.5"]):
+        ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id, tokenizer.eos_id]
+        assert batch["input_ids"][0, choice, : len(ids)].tolist() == ids
+    with pytest.raises(InputError, match=r"`options` must be a list of texts, but in row 1 of `.*` it is 'dogs'"):
+        make([{**ROWS[0], "options": "dogs"}, ROWS[1]]).prepare()
 
 
 def test_a_missing_column_is_told(make: Any) -> None:

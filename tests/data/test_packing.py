@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lmmodules.data import DocumentPacking, SentencePacking, StreamPacking, Tokenizer, TokenStore, WordPiece
+from lmmodules.data import (
+    CorpusDataModule,
+    DocumentPacking,
+    Masking,
+    SentencePacking,
+    StreamPacking,
+    Tokenizer,
+    TokenStore,
+    WordPiece,
+)
 from lmmodules.data.packing import Windows, fill_blocks
 from lmmodules.data.sentences import sentence_ends
 from lmmodules.data.tokenization import write_stores
@@ -96,6 +107,35 @@ def test_doc_sentences_stay_within_a_document(store_of: Callable, tokenizer: Tok
         covered[start:end] += 1
     assert covered[store.tokens != tokenizer.eos_id].tolist() == [1] * (len(store) - 30)
     assert covered[store.tokens == tokenizer.eos_id].sum() == 0
+
+
+def test_doc_sentences_of_a_single_document_are_said_to_be_none(
+    tmp_path: Path, corpus_of: Callable, tokenizer: Tokenizer, prose: Callable
+) -> None:
+    one, other = "".join(prose(20)), "".join(prose(20, seed=1))
+
+    def said(*texts: str, cross_documents: bool = False, **options: Any) -> list[str]:
+        data = CorpusDataModule(
+            corpus_of(texts),
+            tokenizer,
+            Masking(),
+            SentencePacking(cross_documents),
+            max_length=64,
+            cache_dir=tmp_path,
+            **options,
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data.prepare()
+        return [str(warning.message) for warning in caught]
+
+    (sentence,) = said(one)
+    assert sentence == (
+        "`packing.cross_documents=false` ends samples where documents end, but the train text has only one; separate "
+        'its documents by blank lines and use `data.document_separator=""`, or give more files'
+    )
+    assert said(one, cross_documents=True) == []
+    assert said(one, other, validation_corpus=corpus_of([one])) == []
 
 
 def test_a_sentence_longer_than_the_block_is_cut(store_of: Callable, tokenizer: Tokenizer) -> None:

@@ -268,7 +268,7 @@ def test_an_over_long_sentence_is_cut_and_counted(
 @pytest.mark.parametrize("packing", [SegmentPairs(), SentencePairs()], ids=["segments", "sentences"])
 def test_text_that_can_not_be_paired(store_of: Callable, tokenizer: Tokenizer, packing: PairPacking) -> None:
     one = store_of([tokenizer.encode("the cat\nsat on\na mat\n")])
-    with pytest.raises(InputError, match=r'text has only one; use `data.document_separator=""` where blank lines'):
+    with pytest.raises(InputError, match=r"text has only one; separate its documents by blank lines and use"):
         pairs_of(packing, one, tokenizer)
     single = store_of([tokenizer.encode(text) for text in ("the cat\n", "a mat", "\nseven\n")])
     with pytest.raises(InputError, match=r"each of the 3 documents of the store\d+ text has a single one"):

@@ -338,7 +338,7 @@ def test_representation_shows_the_sizes():
         ({"pad_id": 20}, r"`pad_id` must be less than `vocab_size` \(20\), but is 20; use `model.pad_id=null`"),
         (
             {"max_length": 10, "position": Learned(9, 16)},
-            r"`max_length` must not exceed that of the positions \(9\), but is 10; use `model.position.max_length=10`",
+            r"`max_length` must not exceed that of the positions \(9\), but is 10; use `model.max_length=9`",
         ),
     ],
 )
