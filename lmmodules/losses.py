@@ -422,6 +422,8 @@ def contrastive_cross_entropy(
 ) -> tuple[Tensor, int, Tensor]:
     """Sums, over the rows, the cross-entropy of finding a row's partner among all others by their dot products.
 
+    Products are float32 at least, also under autocast: a temperature magnifies what they were rounded by.
+
     Args:
         embeddings: `(N, D)` of N / 2 pairs: the partner of row i is row i + N / 2, and the other way round.
         temperature: Dot products are divided by it.
@@ -434,10 +436,12 @@ def contrastive_cross_entropy(
     Source:
         Chen et al. 2020, SimCLR, algorithm 1; Meng et al. 2021, COCO-LM, section 3, sequence contrastive learning.
     """
-    keys = embeddings if keys is None else keys
+    embeddings = _full_precision(embeddings)
+    keys = embeddings if keys is None else _full_precision(keys)
     own = torch.arange(len(embeddings), device=embeddings.device)
     partners = start + (own + len(own) // 2) % max(len(own), 1)
-    logits = embeddings @ keys.T / temperature
+    with torch.autocast(embeddings.device.type, enabled=False):
+        logits = embeddings @ keys.T / temperature
     is_self = torch.arange(len(keys), device=keys.device) == (start + own)[:, None]
     logits = logits.masked_fill(is_self, float("-inf"))
     hits = (logits.argmax(-1) == partners).sum() if len(own) else own.sum()

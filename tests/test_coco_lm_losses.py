@@ -227,6 +227,32 @@ class TestContrast:
         assert sum(number for _, number, _ in found) == count == 10
         assert sum(int(right) for _, _, right in found) == hits
 
+    @pytest.mark.parametrize("temperature", [1.0, 0.05])
+    def test_autocast_does_not_round_the_products(self, temperature: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        common = torch.randn(1, 64, generator=generator)  # views of all texts lie close together, as in training
+        vectors = F.normalize(common + 0.3 * torch.randn(32, 64, generator=generator), dim=-1)
+
+        def found(dtype: torch.dtype, autocast: bool) -> tuple[float, int, Tensor]:
+            embeddings = vectors.to(dtype).requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                total, _, hits = contrastive_cross_entropy(embeddings, temperature=temperature)
+            total.backward()
+            assert embeddings.grad is not None
+            return total.item(), int(hits), embeddings.grad
+
+        exact, hits, gradient = found(torch.float64, autocast=False)
+        rounded = found(torch.float32, autocast=True)
+        assert rounded[0] == pytest.approx(exact, rel=1e-6)
+        assert rounded[1] == hits
+        assert (rounded[2] - gradient).norm() < 1e-5 * gradient.norm()
+
+    def test_half_precision_is_multiplied_in_float32(self) -> None:
+        embeddings = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+        total = contrastive_cross_entropy(embeddings)[0]
+        assert total.dtype == torch.float32
+        assert total.item() == pytest.approx(contrastive_cross_entropy(embeddings.double())[0].item(), rel=1e-6)
+
     def test_no_pairs_and_one_pair(self) -> None:
         none = torch.empty(0, 4, requires_grad=True)
         total, count, hits = contrastive_cross_entropy(none)
