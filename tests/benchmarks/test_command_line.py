@@ -25,7 +25,7 @@ def test_list_names_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["no_such"], "`workload` must be one of alibi_step, "),
+        (["no_such"], "`workload` must be one of alibi_attention, "),
         (["masking", "--dropout", "0.1"], "`masking` has `--vocab`, but was given `--dropout`; leave it out"),
         (["trainer_overhead", "--vocab", "9"], "`trainer_overhead` has no axes, but was given `--vocab`"),
         (["masking", "--rounds", "3"], "`--rounds` must be at least 5, for a spread that means something, but is 3"),

@@ -12,17 +12,19 @@ from benchmarks import training
 from benchmarks.processes import OwnProcess, answer
 from benchmarks.training import Sizes
 from benchmarks.workload import choose
+from benchmarks.workloads.alibi_attention import AlibiAttention
 from benchmarks.workloads.alibi_step import LEARNED, AlibiStep
 from benchmarks.workloads.causal_lm_step import CausalLMStep
 from benchmarks.workloads.coco_lm_step import CocoLMStep
 from benchmarks.workloads.fim import FimTransform, decode_cut_encode
 from benchmarks.workloads.generation import Generation
+from benchmarks.workloads.keystrokes import PSM, Keystrokes
 from benchmarks.workloads.masked_lm_step import MaskedLMStep
 from benchmarks.workloads.masking import MaskingTransform
 from benchmarks.workloads.p_tuning_step import PTuningStep
 from benchmarks.workloads.tokenising import Tokenising
 from benchmarks.workloads.trainer_overhead import BARE, TrainerOverhead
-from lmmodules import CorpusDataModule
+from lmmodules import CorpusDataModule, Transformer
 from lmmodules.data import ByteLevelBPE
 from lmmodules.data.fim_sentinels import Sentinels
 
@@ -62,6 +64,8 @@ AGREEMENTS = {
     "two models": lambda: CocoLMStep(sizes=TINY, length=16, batch_size=4).agreement(VOCAB),
     "fill-in-the-middle": lambda: FimTransform(length=64, batch_size=2).agreement(VOCAB, 0.9),
     "peft": lambda: PTuningStep(sizes=TINY, prompt=4, length=12, batch_size=4).agreement(VOCAB),
+    "a matrix of distances": lambda: AlibiAttention(batch_size=1, num_heads=3).agreement(70),
+    "no session": lambda: Keystrokes(sizes=TINY, vocab_size=40, prefix=9, keys=4).agreement(11),
     "generation": lambda: Generation(sizes=TINY, prompt_tokens=5, new_tokens=7).agreement(VOCAB, 2),
 }
 
@@ -71,7 +75,8 @@ def test_ours_and_the_peer_compute_the_same(peer: str) -> None:
     if peer == "peft":
         pytest.importorskip("peft")
     found = AGREEMENTS[peer]()
-    assert [one.what for one in found] in (["loss", "largest gradient"], ["loss"], ["share of tokens"])
+    kinds = (["loss", "largest gradient"], ["loss"], ["largest element", "largest gradient"])
+    assert [one.what for one in found] in (*kinds, ["share of tokens"], ["share of keys"])
     assert all(one.holds for one in found), found
 
 
@@ -148,6 +153,27 @@ def test_the_loop_moves_as_many_middles_as_it_is_told() -> None:
         sum(int((decode_cut_encode(tokenizer, *batch, rate) == middle).sum()) for batch in batches) for rate in (0, 1)
     ]
     assert moved[0] == 0 < moved[1]
+
+
+def test_a_key_costs_what_its_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = Keystrokes(sizes=TINY, vocab_size=40, prefix=9, keys=4)
+    read: list[int] = []
+    forward = Transformer.forward
+    monkeypatch.setattr(
+        Transformer, "forward", lambda self, ids, **rest: (read.append(ids.shape[1]), forward(self, ids, **rest))[1]
+    )
+    steps = {one.name: one.build() for one in next(workload.cases({"length": (11,)})).candidates}
+    for step in steps.values():
+        step()  # reads what stands there before the first key
+    counts = {}
+    for name, step in steps.items():
+        read.clear()
+        step()
+        counts[name] = list(read)
+    typed = 9 + 11 + 4
+    assert counts["lmmodules"][1:] == [1, 1, 1]
+    assert counts[PSM][1:] == [1 + 11 + 2] * 3
+    assert counts["no session"] == [typed + key for key in (1, 2, 3, 4)]
 
 
 def test_masking_selects_as_much_as_the_collator() -> None:
