@@ -136,14 +136,14 @@ def test_a_truncated_and_a_foreign_checkpoint_are_told_apart(command: Command, t
 
 def test_a_resumed_run_equals_an_unbroken_one(command: Command, tiny: list[str], tmp_path: Path) -> None:
     steps = 30  # more than an epoch of this corpus
-    whole = command("train", *tiny, f"max_steps={steps}", "data.batch_size=16", "paths.output_dir=whole")
+    run = [*tiny, "data.batch_size=16", "model.dropout=0.3", "model.attention_dropout=0.3"]
+    whole = command("train", *run, f"max_steps={steps}", "paths.output_dir=whole")
     assert whole.returncode == 0, whole.stderr
     stopped = command(
-        "train", *tiny, "max_steps=11", f"callbacks.warmup_decay.max_steps={steps}", "data.batch_size=16",
-        "paths.output_dir=run",
-    )  # fmt: skip
+        "train", *run, "max_steps=11", f"callbacks.warmup_decay.max_steps={steps}", "paths.output_dir=run"
+    )
     assert stopped.returncode == 0, stopped.stderr
-    again = command("train", *tiny, f"max_steps={steps}", "data.batch_size=16", "resume=run", "paths.output_dir=run")
+    again = command("train", *run, f"max_steps={steps}", "resume=run", "paths.output_dir=run")
     assert again.returncode == 0, again.stderr
     expected = read_metrics(tmp_path / "whole/metrics.csv")
     found = read_metrics(tmp_path / "run/metrics.csv")

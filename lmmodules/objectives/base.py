@@ -19,10 +19,14 @@ from lmmodules.errors import InputError
 from lmmodules.models.backbone import Backbone
 from lmmodules.optim import ParameterGroups, build_optimizer
 from lmmodules.parallel.clipping import clip_gradient_norm
+from lmmodules.parallel.draws import seed_draws
 from lmmodules.parallel.mesh import data_parallel_group, local_tensor, shard_over_mesh
+from lmmodules.parallel.reduce import rank
 from lmmodules.parallel.totals import Term, Totals
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+SEED_KEY = "lmmodules_seed"
+"""Of the seed of a run's random draws in its checkpoints."""
 
 
 class Objective(L.LightningModule, ABC):
@@ -68,6 +72,7 @@ class Objective(L.LightningModule, ABC):
         self._reference_counts: Tensor | None = None  # (terms,) of the first batch of an accumulation window
         self._window_counts: Tensor | None = None  # (terms,) summed over the window so far
         self._batch_checked = False
+        self._seed: int | None = None
 
     @classmethod
     def check_backbone(cls, causal: bool, model: str) -> None:
@@ -109,6 +114,25 @@ class Objective(L.LightningModule, ABC):
         return self.backbone.flops_per_token(length)
 
     # Training
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let what the batch draws at random, as for dropout, depend on the seed, its number and its data rank alone.
+
+        The seed is the one that torch was given last before the first batch, and travels in checkpoints: a resumed run
+        draws what an unbroken one does.
+        """
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+        batches = self.trainer.fit_loop.total_batch_idx  # `batch_idx` begins anew with every pass over the data
+        seed_draws(self._seed, batches, rank(data_parallel_group(self)), self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the draws."""
+        checkpoint[SEED_KEY] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed of the draws."""
+        self._seed = checkpoint.get(SEED_KEY)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The optimised loss of one batch, scaled so that gradients come out per target over ranks and batches."""

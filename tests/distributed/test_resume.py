@@ -70,6 +70,9 @@ PAIRS = (
     ("mesh_4", "one"), ("mesh_4", "ddp_2"), ("mesh_4", "fsdp_2"), ("mesh_4", "tensor_2"), ("mesh_4", "mesh_4"),
     ("fsdp_2_file", "one"), ("fsdp_2_file", "tensor_4"), ("mesh_4_file", "ddp_2"), ("mesh_4_file", "fsdp_2"),
 )  # fmt: skip
+# With dropout, which ranks of other data draw for themselves: a run equals one of its own layout.
+DROPPED = ("one", "ddp_2", "fsdp_2", "tensor_2", "mesh_4")
+DROPOUT = ("model.dropout=0.3", "model.attention_dropout=0.3")
 
 
 def launch(processes: int, folder: Path, runs: dict[str, list[str]]) -> None:
@@ -116,6 +119,11 @@ def runs(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         if processes == 1:
             firsts["whole"] = [*common, *LAYOUTS["one"].command(), f"max_steps={LENGTH}"]
+        for name in DROPPED:
+            if LAYOUTS[name].processes == processes:
+                dropped = [*common, *LAYOUTS[name].saving(), *DROPOUT]
+                firsts[f"{name}_dropped"] = [*dropped, f"max_steps={LENGTH}"]
+                firsts[f"{name}_dropped_first"] = [*dropped, f"max_steps={INTERRUPTED}"]
         launch(processes, folder, firsts)
     for processes in (1, 2, 4):
         seconds = {
@@ -124,6 +132,13 @@ def runs(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
             for first, second in PAIRS
             if LAYOUTS[second].processes == processes
+        } | {
+            f"{name}_dropped_second": [
+                *common, *LAYOUTS[name].command(), *DROPOUT, f"max_steps={LENGTH}",
+                f"resume={folder / name}_dropped_first",
+            ]
+            for name in DROPPED
+            if LAYOUTS[name].processes == processes
         }  # fmt: skip
         launch(processes, folder, seconds)
     return folder
@@ -139,6 +154,17 @@ def test_a_run_goes_on_as_if_unbroken(first: str, second: str, runs: Path) -> No
     assert trained.keys() == weights.keys()
     for name, of_one in weights.items():
         assert (trained[name] - of_one).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_a_run_with_dropout_goes_on_as_if_unbroken(name: str, runs: Path) -> None:
+    expected, found = losses(runs / f"{name}_dropped"), losses(runs / f"{name}_dropped_second")
+    assert sorted(found) == [4, 5, 6]
+    assert found == {step: expected[step] for step in found}
+    assert expected != pytest.approx(losses(runs / "whole"), abs=1e-3), "dropout takes part"
+    weights = load(runs / f"{name}_dropped").state_dict()
+    trained = load(runs / f"{name}_dropped_second").state_dict()
+    assert all(torch.equal(trained[key], tensor) for key, tensor in weights.items())
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.in_parts])

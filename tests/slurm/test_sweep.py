@@ -51,7 +51,8 @@ def test_a_sweep_of_jobs_of_two_processes(submit: Submit, train: list[str], tiny
 def test_a_preempted_job_ends_with_the_weights_of_an_unbroken_one(
     launcher: str, submit: Submit, slurm: dict[str, str], train: list[str], tiny: list[str], tmp_path: Path
 ) -> None:
-    run = [*tiny, *TWO_RANKS, "max_steps=400", "validate_every_steps=100", "checkpoint_every_steps=1000"]
+    run = [*tiny, *TWO_RANKS, "max_steps=400", "validate_every_steps=100", "checkpoint_every_steps=1000",
+           "model.dropout=0.1", "model.attention_dropout=0.1"]  # fmt: skip
     whole = submit(*train, *run, "paths.output_dir=whole")
     assert whole.returncode == 0, whole.stderr
     if launcher == "slurm":
