@@ -29,8 +29,11 @@ _BIND, _RECURSIVE, _SLAVE, _DETACH = 4096, 16384, 1 << 19, 2
 _NO_SUID, _NO_DEVICES = 2, 4
 _READ_ONLY_ATTRIBUTES = 1 | 2 | 4
 _PARENT_DEATH, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVILEGES = 1, 4, 36, 38
+SET_SECCOMP, SECCOMP_FILTER = 22, 2
 _MOUNT_SETATTR = 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_JOIN_SESSION_KEYRING = 1
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +42,8 @@ def main(plan: dict[str, Any]) -> NoReturn:
     """Confine this process, run the program in a child of it, and write to the report how that ended.
 
     Args:
-        plan: What `Protection.command` wrote: `protection`, `program`, `report`, `interpreter`, `visible`, `limits`.
+        plan: What `Protection.command` wrote: `protection`, `program`, `report`, `interpreter`, `visible`, `limits`,
+            `filter`.
     """
     report = plan["report"]
     os.set_inheritable(report, False)
@@ -187,6 +191,26 @@ def _build_root(root: Path, program: bytes, visible: list[str], limits: dict[str
     _read_only(Path("/"), recursive=False)
 
 
+def _leave_keys() -> None:
+    """Go on with an empty keyring instead of that of the session, where there are keys at all."""
+    if platform.machine() in _KEYCTL:
+        libc.syscall(_KEYCTL[platform.machine()], _JOIN_SESSION_KEYRING, None)
+
+
+def _filter_calls(instructions: bytes) -> None:
+    """Have the kernel refuse system calls to this process and to all that it starts.
+
+    Args:
+        instructions: See `system_calls.filter_of`.
+    """
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    program = Program(len(instructions) // 8, instructions)
+    _checked(libc.prctl(SET_SECCOMP, SECCOMP_FILTER, ctypes.byref(program), 0, 0), "seccomp")
+
+
 def _become_program(plan: dict[str, Any], report: int) -> NoReturn:
     """Take the limits on, give every privilege up, and become the program."""
     limits = plan["limits"]
@@ -196,6 +220,7 @@ def _become_program(plan: dict[str, Any], report: int) -> NoReturn:
         os.set_inheritable(0, True)  # where 0 was closed, it is what was opened
         libc.prctl(_PARENT_DEATH, signal.SIGKILL)
         libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        _leave_keys()
         if plan["protection"] == "namespaces" and os.geteuid() == 0:
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -216,6 +241,8 @@ def _become_program(plan: dict[str, Any], report: int) -> NoReturn:
         for number in range(1, signal.NSIG):
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
+        if plan["filter"] is not None:
+            _filter_calls(bytes.fromhex(plan["filter"]))
         os.execv(plan["interpreter"], [plan["interpreter"], "-I", PROGRAM])
     except OSError as error:
         _end(report, f"setup {error}")

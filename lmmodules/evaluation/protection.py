@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmmodules.errors import InputError
 from lmmodules.evaluation import confinement
+from lmmodules.evaluation.system_calls import usable_filter
 
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -33,11 +34,17 @@ class Protection:
 
     Attributes:
         name: `bubblewrap`, `namespaces` or `process`.
-        description: What it keeps from a program, in a sentence.
+        walls: What it keeps from a program, in words.
     """
 
     name: str
-    description: str
+    walls: str
+
+    @property
+    def description(self) -> str:
+        """What it keeps from a program here, in a sentence."""
+        filtered = "system calls filtered" if usable_filter() else "system calls not filtered, as this kernel cannot"
+        return f"{self.walls}; {filtered}"
 
     @property
     def isolates(self) -> bool:
@@ -55,6 +62,7 @@ class Protection:
         interpreter = sys.executable
         script = str(Path(confinement.__file__).resolve())
         visible = visible_paths()
+        instructions = usable_filter()
         plan: dict[str, object] = {
             "protection": self.name,
             "program": str(directory / confinement.PROGRAM),
@@ -62,6 +70,7 @@ class Protection:
             "interpreter": interpreter,
             "visible": visible,
             "limits": limits,
+            "filter": None if instructions is None else instructions.hex(),
         }
         if self.name != "bubblewrap":
             return [interpreter, "-I", "-S", script, json.dumps(plan)]

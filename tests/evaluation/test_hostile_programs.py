@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import socket
 import sys
 import threading
@@ -13,6 +15,8 @@ import pytest
 from lmmodules.evaluation.program_execution import run_programs
 from lmmodules.evaluation.protection import works
 from lmmodules.evaluation.sandbox import Execution, Limits
+from lmmodules.evaluation.system_calls import MACHINES, usable_filter
+from lmmodules.evaluation.system_calls import REFUSED as REFUSED_CALLS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux"),
@@ -125,6 +129,45 @@ REFUSED = {
     "reloaded": attempt("import importlib\nimportlib.reload(os).stat({secret!r})"),
     "by_c": attempt("import ctypes\nif ctypes.CDLL(None).open({secret!r}.encode(), 0) < 0: raise OSError"),
 }
+# What no limit of a process counts, or no namespace parts.
+WHICH = MACHINES.get(platform.machine(), (0, 0))[0]
+NUMBERS = {f"{{{name}}}": str(numbers[WHICH]) for name, numbers in {**REFUSED_CALLS, "clone": (56, 220)}.items()}
+CALL = (
+    "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    "if libc.{} < 0: raise OSError(ctypes.get_errno(), 'refused')"
+)
+CALLS = {
+    "memory_in_a_file_of_none": attempt("os.memfd_create('x')"),
+    "memory_of_the_system": attempt(CALL.format("shmget(0, 2**20, 0o1600)")),
+    "messages_of_the_system": attempt(CALL.format("msgget(0, 0o1600)")),
+    "semaphores_of_the_system": attempt(CALL.format("semget(0, 9, 0o1600)")),
+    "secret_memory": attempt(CALL.format("syscall(447, 0)")),
+    "machine_next_door": attempt("import socket\nsocket.socket(40, 1)"),
+    "encryption_of_the_kernel": attempt("import socket\nsocket.socket(38, 5)"),
+    "pair_of_another_family": attempt(
+        "import socket\ntry: socket.socketpair(40, 1)\nexcept OSError as error: assert error.errno != 97"
+    ),
+    "ring_of_requests": attempt(CALL.format("syscall(425, 1, ctypes.create_string_buffer(120))")),
+    "traces_itself": attempt(CALL.format("ptrace(0, 0, 0, 0)")),
+    "clones_into_namespaces": attempt(
+        "pid = __import__('ctypes').CDLL(None).syscall({clone}, 0x10000000 | 17, 0, 0, 0, 0)\n"
+        "if pid == 0: os._exit(0)\nif pid < 0: raise OSError"
+    ),
+    "new_clone": attempt(
+        "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.syscall(435, None, 0)\nif ctypes.get_errno() == errno.ENOSYS: raise OSError"
+    ),
+    "key_of_the_session": attempt(CALL.format("syscall({keyctl}, 10, -3, b'user', b'lmm_secret', 0)")),
+    "leaves_a_key": attempt(CALL.format("syscall({add_key}, b'user', b'lmm_left', b'x', 1, -4)")),
+    "lists_the_keys": attempt("if 'lmm_secret' not in open('/proc/keys').read(): raise OSError"),
+    "watches_the_kernel": attempt(
+        CALL.format("syscall({perf_event_open}, ctypes.create_string_buffer(128), 0, -1, -1, 0)")
+    ),
+    "catches_page_faults": attempt(CALL.format("syscall({userfaultfd}, 1)")),
+    "program_in_the_kernel": attempt(CALL.format("syscall({bpf}, 0, ctypes.create_string_buffer(128), 128)")),
+    "opens_a_file_system": attempt(CALL.format("syscall(430, b'tmpfs', 0)")),
+}
+REFUSED |= CALLS
 # What goes well and leaves nothing.
 HARMLESS = {
     "daemon": (
@@ -155,6 +198,8 @@ class Outside:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.heard: list[object] = []
         threading.Thread(target=self.listen, daemon=True).start()
+        if platform.machine() in MACHINES:  # a key in the keyring of the session, which programs would inherit
+            ctypes.CDLL(None).syscall(REFUSED_CALLS["add_key"][WHICH], b"user", b"lmm_secret", b"x", 1, -3)
 
     def listen(self) -> None:
         while True:
@@ -172,6 +217,7 @@ class Outside:
             "{written!r}": repr(str(self.written)),
             "{parent}": str(os.getpid()),
             "{port}": str(self.server.getsockname()[1]),
+            **NUMBERS,
         }.items():
             program = program.replace(name, value)
         return program
@@ -204,7 +250,7 @@ def battery(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
 
 
 def test_there_are_enough() -> None:
-    assert len(ENDLESS) + len(ENDED) + len(REFUSED) >= 60
+    assert len(ENDLESS) + len(ENDED) + len(REFUSED) >= 80
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -227,6 +273,8 @@ def test_it_is_told_why_it_ended(battery, name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused(battery, name: str) -> None:
     run = battery[0][name]
+    if name in CALLS and usable_filter() is None:
+        pytest.skip("system calls are not filtered here")
     assert (run.status, run.output) == ("finished", "refused\n"), run
 
 
