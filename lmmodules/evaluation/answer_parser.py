@@ -1,7 +1,8 @@
 """Reading what a program printed as mathematics, without evaluating any of it.
 
 The language is small: numbers, names of a fixed table, `+ - * / ^`, functions of a fixed table, lists, sets, matrices,
-intervals, unions and equations, as Python, numpy, sympy and plain LaTeX write them. Every size is bounded.
+intervals, inequalities, unions and equations, as Python, numpy, sympy and plain LaTeX write them. Every size is
+bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import cmath
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 MAX_LENGTH = 2000
@@ -67,20 +68,36 @@ class Expression:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several answers: a `list` in order, or a `set`."""
+    """Several answers: a `list` in order, or a `set`.
+
+    Attributes:
+        kind: `list` or `set`.
+        members: In the order in which they are written.
+        opening: The bracket before them; empty where there is none. Of two numbers it tells what interval is meant.
+    """
 
     kind: str
     members: tuple[Value, ...]
+    opening: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """All numbers between two, with or without each of them."""
+    """All numbers between two, with or without each of them.
+
+    Attributes:
+        low: Where it begins.
+        high: Where it ends.
+        low_closed: Whether its beginning belongs to it.
+        high_closed: Whether its end does.
+        unknown: What an inequality says to lie in it; empty where it is written as an interval.
+    """
 
     low: Expression
     high: Expression
     low_closed: bool
     high_closed: bool
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,13 +188,17 @@ FUNCTIONS: dict[str, Callable[..., complex]] = {
 }
 for _name in ("asin", "acos", "atan"):
     FUNCTIONS[_name] = FUNCTIONS[f"arc{_name[1:]}"] = getattr(cmath, _name)
-_WRAPPERS = {"array", "Matrix", "ImmutableMatrix", "float64", "int64", "Float", "Integer", "list", "tuple", "Tuple"}
+_WRAPPERS = {"array", "Matrix", "ImmutableMatrix", "Float", "Integer", "list", "tuple", "Tuple"}
+_WRAPPERS |= {"float64", "float32", "int64", "int32", "complex128", "complex64"}
+_FRACTIONS = {"Rational", "Fraction"}
+_CONSTRUCTORS = {"Interval", "Eq", "FiniteSet", "Union", "set"} | _FRACTIONS | _WRAPPERS
 _INTERVALS = {
     "Interval": (True, True),
     "Interval.open": (False, False),
     "Interval.Lopen": (False, True),
     "Interval.Ropen": (True, False),
 }
+_LATEX_FUNCTIONS = "sin|cos|tan|ln|log|exp|arctan|arcsin|arccos"
 _LATEX = (
     (r"\\(?:left|right|displaystyle|,|;|!|quad)", ""),
     (r"\\(?:d|t)?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))"),
@@ -191,11 +212,21 @@ _LATEX = (
     (r"\\infty|∞", "oo"),
     (r"\\cup|\u222a", " U "),
     (r"\\([{}])", r"\1"),
-    (r"\\(pi|sin|cos|tan|ln|log|exp|arctan|arcsin|arccos)\b", r" \1 "),
+    (rf"\\({_LATEX_FUNCTIONS})\s*\{{([^{{}}]*)\}}", r" \1(\2)"),
+    (rf"\\(pi|{_LATEX_FUNCTIONS})\b", r" \1 "),
+    (r"\\leq?\b", "<="),
+    (r"\\geq?\b", ">="),
 )
 _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "·": "*", "π": " pi ", "√": " sqrt ", "$": " "})
-_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_][\w.]*'*)|(\*\*|.))", re.S)
+_SIGNS |= str.maketrans({"\u2264": "<=", "\u2265": ">="})
+_NUMBER = r"(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
+_TOKEN = re.compile(rf"\s*(?:{_NUMBER}|([A-Za-z_][\w.]*'*)|(\*\*|[<>]=|.))", re.S)
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
+_OPPOSITE = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_IMAGINARY = re.compile(rf"(?<![\w.]){_NUMBER}j(?!\w)")
+"""As Python writes it."""
+_OTHER_UNITS = re.compile(r"(?<![A-Za-z_])[iIk](?!\w)")
+"""Beside which a `j` is the second of three, or an unknown."""
 _ROWS = re.compile(r"\[([^\[\]]*;[^\[\]]*)\]")
 """A matrix as MATLAB writes it."""
 
@@ -213,9 +244,7 @@ def parse(text: str) -> Value:
     Raises:
         UnreadableError: When it is none of these, or longer or deeper than is read.
     """
-    text = text.strip()
-    if len(text) > MAX_LENGTH:
-        raise UnreadableError(f"longer than {MAX_LENGTH} characters")
+    text = of_bounded_length(text)
     text = _ROWS.sub(lambda rows: f"[{';'.join(map(_with_commas, rows[1].split(';')))}]", text)
     text = text.translate(_SIGNS).strip()
     for pattern, replacement in _LATEX * 2 if "\\" in text or "^" in text or "°" in text or "∞" in text else ():
@@ -223,10 +252,27 @@ def parse(text: str) -> Value:
     text = text.strip().rstrip(".;") if not re.fullmatch(r".*\d\.", text.strip()) else text.strip()
     if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
+    complex_numbers = bool(_IMAGINARY.search(text)) and not _OTHER_UNITS.search(text)
     if re.match(r"[\[(]", text) and "," not in text:  # as numpy prints
-        text = re.sub(r"(?<=[\d.\]])\s+(?=[-+\[]?[\d.\[])", ", ", text)
+        end_of_member = r"[\d.]j" if complex_numbers else r"[\d.\]]"  # in `[2. +3.j]` there is one
+        text = re.sub(rf"(?<={end_of_member})\s+(?=[-+\[]?[\d.\[])", ", ", text)
         text = re.sub(r"(?<=\])\s*(?=\[)", ", ", text)
-    return _Reader(text).whole()
+    return _Reader(_IMAGINARY.sub(r"(\1*I)", text) if complex_numbers else text).whole()
+
+
+def of_bounded_length(text: str) -> str:
+    """A text without the spaces around it.
+
+    Args:
+        text: Of any length.
+
+    Raises:
+        UnreadableError: When it is longer than is read.
+    """
+    text = text.strip()
+    if len(text) > MAX_LENGTH:
+        raise UnreadableError(f"longer than {MAX_LENGTH} characters")
+    return text
 
 
 def _with_commas(row: str) -> str:
@@ -283,11 +329,24 @@ class _Reader:
             if not isinstance(left, Expression):
                 raise UnreadableError("a collection is no side of an equation")
             return Equation(left, self.sum())
-        parts = [left]
-        while self.next in ("U", "\u222a"):
+        parts = [self.range(left)]
+        while self.next in ("U", "\u222a") or (self.next == "|" and isinstance(parts[-1], Interval)):
             self.take()
-            parts.append(self.sum())
-        return left if len(parts) == 1 else Collection("set", tuple(parts))
+            parts.append(self.range(self.sum()))
+        return parts[0] if len(parts) == 1 else Collection("set", tuple(parts))
+
+    def range(self, left: Value) -> Value:
+        """What stands to the left, or all inequalities that begin with it: `0 < x <= 5`, `(-oo < x) & (x < 1)`."""
+        if self.next in _OPPOSITE:
+            sides, relations = [_plain(left)], []
+            while self.next in _OPPOSITE:
+                relations.append(self.take())
+                sides.append(_plain(self.sum()))
+            left = _between(sides, relations)
+        while self.next == "&" and isinstance(left, Interval):
+            self.take()
+            left = _in_both(left, self.range(self.sum()))
+        return left
 
     def sum(self) -> Value:
         self.depth += 1
@@ -359,7 +418,7 @@ class _Reader:
             if self.next == "(":
                 return Expression(lower, tuple(map(_plain, self.arguments())))
             return Expression(lower, (_plain(self.power()),))
-        if self.next == "(" and name in {"Interval", "Rational", "Eq", "FiniteSet", "Union", "set"} | _WRAPPERS:
+        if self.next == "(" and name in _CONSTRUCTORS:
             return self.constructed(name, self.arguments())
         if self.next == "(" and len(name) > 1:
             raise UnreadableError(f"no function `{name}` is known")
@@ -377,7 +436,7 @@ class _Reader:
         if name == "Interval" and len(members) > 2:
             opened = [isinstance(flag, Expression) and flag.name == "True" for flag in members[2:4]] + [False, False]
             return Interval(_plain(members[0]), _plain(members[1]), not opened[0], not opened[1])
-        if name == "Rational" and len(members) == 2:
+        if name in _FRACTIONS and len(members) == 2:
             return Expression("/", (_plain(members[0]), _plain(members[1])))
         if name == "Eq" and len(members) == 2:
             return Equation(_plain(members[0]), members[1])
@@ -421,7 +480,40 @@ class _Reader:
             return Collection("set", tuple(members))
         if opening == "(" and len(members) == 1 and not last_is_comma:
             return members[0]
-        return Collection("list", tuple(members))
+        return Collection("list", tuple(members), opening)
+
+
+def _between(sides: list[Expression], relations: list[str]) -> Interval:
+    """The interval in which an inequality says its unknown to lie."""
+    if relations[0] in (">", ">="):
+        sides, relations = sides[::-1], [_OPPOSITE[relation] for relation in relations[::-1]]
+    at = next((at for at, side in enumerate(sides) if side.operation == "name" and side.names()), -1)
+    if at < 0 or len(sides) > 3 or (len(sides) == 3 and at != 1) or not set(relations) <= {"<", "<="}:
+        raise UnreadableError("an inequality is read between one unknown and one or two ends")
+    endless = Expression("name", name="oo")
+    low, high = sides[at - 1] if at else Expression("negative", (endless,)), [*sides, endless][at + 1]
+    return Interval(
+        low, high, at > 0 and relations[at - 1] == "<=", at < len(relations) and relations[at] == "<=", sides[at].name
+    )
+
+
+def _in_both(one: Interval, other: Value) -> Interval:
+    """What lies in two intervals, each of which an inequality gave."""
+    if not isinstance(other, Interval) or one.unknown != other.unknown:
+        raise UnreadableError("inequalities of different unknowns")
+    try:
+        low = max((one, other), key=lambda part: (_real(part.low), not part.low_closed))
+        high = min((one, other), key=lambda part: (_real(part.high), part.high_closed))
+    except (ArithmeticError, ValueError, TypeError, KeyError) as error:
+        raise UnreadableError("the ends of an inequality are no numbers") from error
+    return Interval(low.low, high.high, low.low_closed, high.high_closed, one.unknown)
+
+
+def _real(end: Expression) -> float:
+    value = end.value({})
+    if value.imag or math.isnan(value.real):
+        raise ValueError("no real number")
+    return value.real
 
 
 def _multiplies(name: str) -> bool:

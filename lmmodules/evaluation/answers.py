@@ -8,10 +8,23 @@ import random
 import re
 from dataclasses import dataclass
 
-from lmmodules.evaluation.answer_parser import Collection, Equation, Expression, Interval, UnreadableError, Value, parse
+from lmmodules.evaluation.answer_parser import (
+    Collection,
+    Equation,
+    Expression,
+    Interval,
+    UnreadableError,
+    Value,
+    of_bounded_length,
+    parse,
+)
 
 POINTS, ENOUGH = 12, 5
 MAX_MEMBERS = 400
+LABEL = re.compile(r"([A-Za-z][A-Za-z' ]*(?:\([A-Za-z ]+\)\s*)?)(?::\s*=?|=|(?<= )(?:is|are)\b:?)\s*(\S.*)", re.S)
+"""Words before an answer, and the answer."""
+DENIALS = {"no", "not", "non", "never", "neither", "nor", "none", "cannot", "false", "wrong", "without", "error"}
+"""Words that make of what follows no answer."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +107,12 @@ def compare(given: str, expected: str, tolerance: float = 1e-6) -> Comparison:
 
 
 def _unlabelled(given: str, expected: Value) -> str:
-    """What stands behind words and a colon, or behind `is`; `The area is 12.5` is 12.5."""
-    if isinstance(expected, Equation):
+    """What stands behind words and a colon, or behind `is`; `The area is 12.5` is 12.5, and `no: 5` is not 5."""
+    given = of_bounded_length(given)
+    found = None if isinstance(expected, Equation) else LABEL.fullmatch(given)
+    if found is None or any(word in DENIALS or word.endswith("n't") for word in found[1].lower().split()):
         return given
-    found = re.fullmatch(
-        r"[A-Za-z][A-Za-z' ]*(?:\([A-Za-z ]+\))?\s*(?::\s*=?|=|\bis\b:?|\bare\b:?)\s*(\S.*)", given, re.S
-    )
-    return found[1] if found else given
+    return found[2]
 
 
 def _compare(left: Value, right: Value, tolerance: float) -> Comparison:
@@ -117,7 +129,8 @@ def _compare(left: Value, right: Value, tolerance: float) -> Comparison:
             right.low_closed or _infinite(right.low),
             right.high_closed or _infinite(right.high),
         )
-        return _verdict(ends and closed, "interval", "its ends, and whether they belong to it")
+        same = left.unknown == right.unknown or not (left.unknown and right.unknown)
+        return _verdict(ends and closed and same, "interval", "its ends, and whether they belong to it")
     left, right = _as_interval(left, right), _as_interval(right, left)
     if isinstance(left, Interval) and isinstance(right, Interval):
         return _compare(left, right, tolerance)
@@ -129,11 +142,11 @@ def _compare(left: Value, right: Value, tolerance: float) -> Comparison:
 
 
 def _as_interval(value: Value, other: Value) -> Value:
-    """A pair in brackets of one kind is an interval where the other is one."""
-    if isinstance(other, Interval) and isinstance(value, Collection) and len(value.members) == 2:
+    """A pair in brackets is an interval where the other is one: `[0, 1]` with its ends, `(0, 1)` without them."""
+    if isinstance(other, Interval) and isinstance(value, Collection) and value.opening and len(value.members) == 2:
         low, high = value.members
-        closed = other.low_closed if other.low_closed == other.high_closed else None
-        if value.kind == "list" and closed is not None and isinstance(low, Expression) and isinstance(high, Expression):
+        if isinstance(low, Expression) and isinstance(high, Expression):
+            closed = value.opening == "["
             return Interval(low, high, closed, closed)
     return value
 

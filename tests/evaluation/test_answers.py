@@ -41,6 +41,30 @@ SAME = [
     ("binomial(5, 2)", "10"),
     ("{1, 1, 2}", "{1, 2}"),
     ("2*I", "2i"),
+    ("(1+2j)", "1+2*I"),
+    ("1j", "I"),
+    ("(-0-1.5j)", "-3*I/2"),
+    ("2j**2", "-4"),
+    ("[0.+1.j 0.-1.j]", "[I, -I]"),
+    ("[1.5+2.25j 2. +3.j  ]", "[3/2 + 9*I/4, 2 + 3*I]"),
+    ("[[0.+1.j 1.+0.j]\n [2.+0.j 0.-1.j]]", "[[I, 1], [2, -I]]"),
+    ("array([0.+1.j, 0.-1.j])", "[I, -I]"),
+    ("np.complex128(1+2j)", "1 + 2*I"),
+    ("[Fraction(1, 3), Fraction(1, 2)]", "[1/3, 1/2]"),
+    ("2*atan(x)", r"2\arctan{x}"),
+    ("x*log(x**2 + 1)", r"x\log (x^2+1)"),
+    ("x <= 5", r"(-\infty,5]"),
+    ("5 >= x", r"(-\infty,5]"),
+    ("x > 1/2", "(0.5, oo)"),
+    ("0 < x <= 5", "(0, 5]"),
+    ("5 > x >= 0", "[0, 5)"),
+    ("(-oo < x) & (x <= 5)", "x \u2264 5"),
+    ("(0 <= x) & (x < 5)", r"0 \leq x < 5"),
+    ("(x < 1) | (3 < x)", "(-oo, 1) U (3, oo)"),
+    ("[0, 1]", "Interval(0, 1)"),
+    ("(0, 1)", "Interval.open(0, 1)"),
+    ("The answer is: 5", "5"),
+    ("Area (in metres): 5", "5"),
 ]
 DIFFERENT = [
     ("2*x + 3", "3"),
@@ -71,6 +95,24 @@ DIFFERENT = [
     ("__import__('os').system('true')", "0"),
     ("(lambda: 5)()", "5"),
     ("[5 for x in (1,)][0]", "5"),
+    ("[0, 1]", "Interval.open(0, 1)"),
+    ("(0, 1)", "Interval(0, 1)"),
+    ("0, 1", "Interval(0, 1)"),
+    ("(0, 1)", "Interval.Lopen(0, 1)"),
+    ("no: 5", "5"),
+    ("No, it is not: 5", "5"),
+    ("The answer isn't: 5", "5"),
+    ("Error: 5", "5"),
+    ("2i + 3j", "5i"),
+    ("2j", "2"),
+    ("(1+2j)", "1-2*I"),
+    ("[0.+1.j 0.-1.j]", "[-I, I]"),
+    ("x < 5", r"(-\infty,5]"),
+    ("x >= 5", r"(-\infty,5]"),
+    ("y <= 5", "x <= 5"),
+    ("0 < x > 5", "(0, 5)"),
+    ("(0 < x) & (y < 5)", "(0, 5)"),
+    ("x <= 5", "5"),
 ]
 
 
@@ -129,7 +171,7 @@ def test_different(given: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [pair for pair in SAME if not pair[0].startswith(("v =", "The", "0.333333"))]
+    ("given", "expected"), [pair for pair in SAME if not pair[0].startswith(("v =", "The", "Area", "0.333333"))]
 )
 def test_it_is_symmetric(given: str, expected: str) -> None:
     assert compare(expected, given).correct
@@ -161,6 +203,13 @@ def test_kinds() -> None:
 def test_what_is_too_long_is_not_read() -> None:
     with pytest.raises(UnreadableError, match=f"longer than {MAX_LENGTH}"):
         parse("1+" * MAX_LENGTH + "1")
+
+
+def test_what_is_too_long_is_not_searched_for_words() -> None:
+    for filling in (" ", "\t", "a ", "(", "((", "is "):
+        verdict = compare("a" + filling * 2**20 + "b", "5")
+        assert (verdict.correct, verdict.kind) == (False, "unreadable")
+        assert f"longer than {MAX_LENGTH} characters" in verdict.reason
 
 
 @pytest.mark.parametrize(
