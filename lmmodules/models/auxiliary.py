@@ -15,6 +15,9 @@ from lmmodules.errors import InputError
 from lmmodules.models.alibi import Alibi
 from lmmodules.models.block import Block
 from lmmodules.models.heads import LanguageModelHead
+from lmmodules.models.hugging_face_auxiliary import share as share_wrapped
+from lmmodules.models.hugging_face_auxiliary import smaller as smaller_wrapped
+from lmmodules.models.hugging_face_backbone import HuggingFaceBackbone
 from lmmodules.models.positions import Learned, PositionScheme
 from lmmodules.models.relative_positions import RelativeBias
 from lmmodules.models.transformer import Transformer
@@ -29,15 +32,20 @@ class AuxiliaryLM(nn.Module):
     What it shares with the main encoder is the very same modules, so that one parameter is trained by both.
 
     Args:
-        main: The encoder it works for.
+        main: The encoder it works for, a `Transformer` or a `HuggingFaceBackbone`.
         depth: Its share of the main encoder's blocks, rounded, and at least one.
         width: Its share of the main encoder's heads, hidden size and inner size, rounded to whole heads, at least one.
         dropout: Probability of dropping, elements and attention weights alike; `None` for the main encoder's.
         shared: `embeddings`: everything before the blocks (tokens, segments, trained positions, norm). `tokens`: the
             token embedding alone. `none`: nothing.
 
+    Attributes:
+        norm_eps: Epsilon of its head's norm, as the main encoder's.
+        initializer_std: Standard deviation of its head's initial matrices, as the main encoder's.
+
     Raises:
-        InputError: When `main` is another kind of network, or an argument is out of range.
+        InputError: When `main` is another kind of network, or an argument is out of range; when a wrapped model, whose
+            embeddings are as large as its hidden states, is to be narrower and share them.
 
     Source:
         Clark et al. 2020, ELECTRA, sections 2 and 3.2 (narrow); Meng et al. 2021, COCO-LM, section 3 (shallow);
@@ -54,10 +62,10 @@ class AuxiliaryLM(nn.Module):
         shared: Shared = "embeddings",
     ) -> None:
         super().__init__()
-        if not isinstance(main, Transformer):
+        if not isinstance(main, Transformer | HuggingFaceBackbone):
             raise InputError(
-                f"the auxiliary model is made after a `Transformer`, but the backbone is a `{type(main).__name__}`; "
-                "use for example `model=encoder_small`"
+                "the auxiliary model is made after a `Transformer` or a `HuggingFaceBackbone`, but the backbone is a "
+                f"`{type(main).__name__}`; use for example `model=encoder_small`"
             )
         for name, share in (("depth", depth), ("width", width)):
             if not 0.0 < share <= 1.0:
@@ -74,21 +82,26 @@ class AuxiliaryLM(nn.Module):
                 f"`shared` must be one of {', '.join(get_args(Shared))}, but is {shared!r}; use "
                 "`objective.shared=embeddings`"
             )
-        self.encoder = _smaller(main, depth, width, dropout)
-        if shared != "none":
-            self.encoder.token_embedding = main.token_embedding
-        if shared == "embeddings":
-            self.encoder.token_type_embedding = main.token_type_embedding
-            self.encoder.embedding_norm = main.embedding_norm
-            _share_positions(self.encoder, main)
+        self.encoder: Transformer | HuggingFaceBackbone
+        self.norm_eps: float
+        self.initializer_std: float
+        if isinstance(main, Transformer):
+            self.encoder = _smaller(main, depth, width, dropout)
+            _share(self.encoder, main, shared)
+            self.norm_eps, self.initializer_std = main.norm_eps, main.initializer_std
+        else:
+            self.encoder = smaller_wrapped(main, depth, width, dropout)
+            share_wrapped(self.encoder, main, shared)
+            self.norm_eps = main.fields.get("layer_norm_eps", 1e-5)
+            self.initializer_std = main.fields.get("initializer_range", 0.02)
         self.head = LanguageModelHead(
             self.encoder.hidden_size,
             main.vocab_size,
             transform=True,
             bias=True,
-            norm_eps=main.norm_eps,
-            initializer_std=main.initializer_std,
-            embedding_size=main.token_embedding.embedding_dim,
+            norm_eps=self.norm_eps,
+            initializer_std=self.initializer_std,
+            embedding_size=self.encoder.token_embedding.embedding_dim,
         )
 
     @property
@@ -126,9 +139,10 @@ class AuxiliaryLM(nn.Module):
     @property
     def drops(self) -> bool:
         """Whether dropout makes its predictions in training differ from those in evaluation."""
-        probabilities = [module.p for module in self.modules() if isinstance(module, nn.Dropout)]
-        probabilities += [block.attention.dropout for block in self.encoder.blocks if isinstance(block, Block)]
-        return self.training and any(probabilities)
+        attributes = (item for module in self.modules() for item in vars(module).items())
+        # `p` of `nn.Dropout`; attention has a number of its own.
+        probabilities = (value for name, value in attributes if name == "p" or "dropout" in name)
+        return self.training and any(isinstance(value, float) and value > 0 for value in probabilities)
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
@@ -230,8 +244,14 @@ def _same_table(position: Learned) -> Learned:
     return Learned(position.table.num_embeddings - position.offset, position.table.embedding_dim, position.offset)
 
 
-def _share_positions(encoder: Transformer, main: Transformer) -> None:
-    """Give an encoder the trained positions of another; what acts on attention stays its own."""
+def _share(encoder: Transformer, main: Transformer, shared: Shared) -> None:
+    """Give an encoder what is before the blocks of another; what positions do to attention stays its own."""
+    if shared != "none":
+        encoder.token_embedding = main.token_embedding
+    if shared != "embeddings":
+        return
+    encoder.token_type_embedding = main.token_type_embedding
+    encoder.embedding_norm = main.embedding_norm
     if isinstance(main.position, Learned):
         encoder.position = main.position
     elif isinstance(main.position, RelativeBias) and isinstance(encoder.position, RelativeBias):

@@ -48,7 +48,8 @@ class CocoLM(ELECTRA):
             computed of.
         detection_transform: Whether hidden states pass dense and GELU before the copy logit.
         copy_weight: Weight of the copy loss.
-        clm: Corrective language modeling: predict the originals at the filled-in positions.
+        clm: Corrective language modeling: predict the originals at the filled-in positions. Where embeddings are of
+            another size than hidden states, these pass dense, GELU and LayerNorm first.
         clm_form: `weighted`, as the authors posted it: cross-entropies times the probability of not copying.
             `mixture`, as in the paper: the cross-entropy of copying and writing together.
         scl: Sequence contrastive learning. It needs batches of two sequences or more.
@@ -126,15 +127,17 @@ class CocoLM(ELECTRA):
                 raise InputError(f"`{name}` must be positive, but is {value}; use `objective.{switch}`")
         if scl_size is not None and scl_size < 1:
             raise InputError(f"`scl_size` must be at least 1, but is {scl_size}; use `objective.scl_size=null`")
-        std = self.auxiliary.encoder.initializer_std
-        size = backbone.hidden_size
+        std = self.auxiliary.initializer_std
+        size, embedding_size = backbone.hidden_size, backbone.token_embedding.embedding_dim
         self.correction_head = (
             LanguageModelHead(
                 size,
                 backbone.vocab_size,
+                transform=embedding_size != size,
+                norm_eps=self.auxiliary.norm_eps,
                 bias=True,
                 initializer_std=std,
-                embedding_size=backbone.token_embedding.embedding_dim,
+                embedding_size=embedding_size,
             )
             if clm
             else None

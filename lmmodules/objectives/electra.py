@@ -113,7 +113,7 @@ class ELECTRA(Objective):
         self.detection_head = DetectionHead(
             backbone.hidden_size,
             transform=detection_transform,
-            initializer_std=self.auxiliary.encoder.initializer_std,
+            initializer_std=self.auxiliary.initializer_std,
         )
         self.sampling = sampling
         self.detection_weight = detection_weight

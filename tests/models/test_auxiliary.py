@@ -288,5 +288,5 @@ def test_options_out_of_range(options: dict[str, Any], sentence: str) -> None:
 
 
 def test_another_kind_of_network() -> None:
-    with pytest.raises(InputError, match="is made after a `Transformer`, but the backbone is a `Linear`"):
+    with pytest.raises(InputError, match=r"after a `Transformer` or a `HuggingFaceBackbone`, but .* is a `Linear`"):
         AuxiliaryLM(nn.Linear(2, 2))

@@ -435,10 +435,28 @@ class TestOptions:
         causal = Transformer(vocab_size=V, hidden_size=D, num_layers=1, num_heads=2, causal=True)
         with pytest.raises(InputError, match="`CocoLM` needs a bidirectional backbone"):
             CocoLM(causal)
-        narrow = {"embedding_size": 16, "position": NoPosition()}
-        with pytest.raises(InputError, match=r"`embedding_size` must be `hidden_size` \(32\)"):
-            coco_lm(narrow)
-        assert coco_lm(narrow, clm=False).training_step(views(), 0).isfinite()
+
+    @pytest.mark.parametrize("form", ["weighted", "mixture"])
+    def test_embeddings_of_another_size_than_hidden_states(self, form: str) -> None:
+        model, batch = coco_lm({"embedding_size": 16, "position": NoPosition()}, clm_form=form), views()
+        head = model.correction_head
+        assert head is not None
+        assert coco_lm().correction_head.dense is None  # type: ignore[union-attr]
+        text, _ = model.corrupt(batch)
+        hidden = model.backbone(text.input_ids).flatten(0, 1)
+        # By hand: dense, GELU and LayerNorm go from 32 to 16, the embedding and the bias to the vocabulary.
+        states = hidden[text.rows].double()
+        dense, norm = head.dense.double(), head.norm.double()  # type: ignore[union-attr]
+        features = states @ dense.weight.T + dense.bias
+        features = features * (1 + torch.erf(features / 2**0.5)) / 2
+        centred = features - features.mean(-1, keepdim=True)
+        features = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+        written = features @ model.backbone.token_embedding.weight.double().T + head.bias.double()  # type: ignore[union-attr]
+        nats = written.logsumexp(-1) - written.gather(1, text.labels[:, None])[:, 0]
+        head.float()
+        found = means(model, batch)
+        assert found["correction_nats"] == pytest.approx(nats.mean().item(), rel=1e-5)
+        assert all(gradient is not None for gradient in gradients(model, model.training_step(batch, 0)).values())
 
 
 def fit(model: CocoLM, batches: list[Any], data: L.LightningDataModule | None = None, **trainer: Any) -> L.Trainer:
