@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.command import missing_value
 from lmmodules.errors import InputError, check_whole_number
+from lmmodules.network import is_wrapped
 
 if TYPE_CHECKING:
     from lmmodules.data import DataModule
@@ -41,8 +42,34 @@ def check(config: DictConfig) -> None:
             "`data.validation_fraction` must be less than 1 to leave text to train on, but is 1; "
             "use `data.validation_fraction=0.05`"
         )
+    check_strategy(config)
     if config.resume is not None:
         resume_file(config.resume)
+
+
+def check_strategy(config: DictConfig) -> None:
+    """Find what a strategy of `lmmodules.parallel` cannot spread, as far as the configuration tells.
+
+    Raises:
+        InputError: When the optimizer cannot update parts of parameters, or the network has no equal parts.
+    """
+    strategy = config.trainer.strategy
+    if not OmegaConf.is_dict(strategy) or not str(strategy._target_).startswith("lmmodules.parallel."):
+        return
+    if str(config.optimizer._target_).endswith(".Adafactor"):
+        raise InputError(
+            "`optimizer=adafactor` needs whole parameters, since torch cannot take its steps on parts, but FSDP and "
+            "tensor parallelism spread them; use `optimizer=adamw` or `strategy=ddp`"
+        )
+    ranks = strategy.get("tensor_parallel_size", 1)
+    if not isinstance(ranks, int) or ranks < 2:
+        return
+    from lmmodules.parallel.tensor_parallel import NO_TRANSFORMER, check_divides
+
+    if is_wrapped(config):
+        raise InputError(NO_TRANSFORMER)
+    names = ("num_heads", "num_kv_heads", "intermediate_size", "vocab_size")
+    check_divides({name: config.model[name] for name in names if config.model.get(name)}, ranks)
 
 
 def match_vocabulary(config: DictConfig, data: DataModule) -> None:

@@ -18,6 +18,7 @@ from lmmodules.errors import InputError
 from lmmodules.failure import failure_told
 from lmmodules.fitting_parts import (
     check,
+    check_strategy,
     chosen,
     match_checkpoint,
     match_objective,
@@ -172,6 +173,7 @@ def assemble(config: DictConfig) -> Run:
     if weights is not None:
         weights.check_vocabulary(data.tokenizer)
     match_vocabulary(config, data)
+    check_strategy(config)  # once more, with a vocabulary and with what weights have settled
     match_objective(config, data)
     if config.resume is not None:
         match_checkpoint(config, data)

@@ -4,7 +4,8 @@ The modules of `lmmodules.models` are written for one device and stay as they ar
 it turns their matrices into parts and gives their forward pass the two operators of the paper, so that every objective
 follows that is built of these modules. Attention is divided by whole heads, which lie together in the fused projection;
 the MLP by its inner size; embedding, output matrix and its bias by the vocabulary. All else, norms, residuals,
-positions and small heads, is computed alike on every rank.
+positions and small heads, is computed alike on every rank, and so are the layers of a network beside the backbone that
+are too narrow to be divided, such as those of a generator of one head.
 
 Source:
     Shoeybi et al. 2019, "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
@@ -17,7 +18,7 @@ Differences:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,11 @@ from lmmodules.parallel.conjugates import (
     take_part,
 )
 from lmmodules.parallel.mesh import local_tensor
+
+NO_TRANSFORMER = (
+    "`strategy=tensor_parallel` needs a `Transformer`, whose matrices it knows how to divide, but the model has none; "
+    "use `strategy=fsdp`"
+)
 
 
 @dataclass(frozen=True)
@@ -220,19 +226,24 @@ def parallelize(module: nn.Module, mesh: DeviceMesh, *, sequence_parallel: bool 
             the sequence on each rank.
 
     Raises:
-        InputError: When there is no `Transformer` in it, or heads, inner size or vocabulary cannot be divided.
+        InputError: When there is no `Transformer` in it, or heads or inner size of the backbone, or the vocabulary,
+            cannot be divided.
     """
     modules = list(module.modules())
     transformers = [part for part in modules if isinstance(part, Transformer)]
     if not transformers:
-        raise InputError(
-            "`strategy=tensor_parallel` needs a `Transformer`, whose matrices it knows how to divide, but the model "
-            "has none; use `strategy=fsdp`"
-        )
+        raise InputError(NO_TRANSFORMER)
+    ranks, backbone = mesh.size(), getattr(module, "backbone", module)
+    undivided = [part for part in transformers if part is not backbone and not _has_divisible_blocks(part, ranks)]
     for transformer in transformers:
-        _check_divides(transformer, mesh.size())
+        check_divides({"vocab_size": transformer.vocab_size}, ranks)
+        if transformer not in undivided:
+            check_divides(_sizes(transformer), ranks)
+    kept_whole = {part for transformer in undivided for part in transformer.modules()}
     whole = Region(mesh)
     for part in modules:
+        if part in kept_whole:
+            continue
         if isinstance(part, Attention):
             _become(part, HeadParallelAttention, whole)
             _columns(part.query_key_value, mesh)
@@ -247,7 +258,7 @@ def parallelize(module: nn.Module, mesh: DeviceMesh, *, sequence_parallel: bool 
             _divide(part, "weight", mesh, 0)
             _divide(part, "bias", mesh, 0)
         elif isinstance(part, Alibi):
-            heads = part.num_heads // mesh.size()
+            heads = part.num_heads // ranks
             part.keep_heads(whole.rank * heads, (whole.rank + 1) * heads)
         elif isinstance(part, RelativeBias):
             _become(part.table, LocalHeadsTable, whole)
@@ -255,17 +266,20 @@ def parallelize(module: nn.Module, mesh: DeviceMesh, *, sequence_parallel: bool 
         if not isinstance(transformer.token_embedding, VocabularyParallelEmbedding):
             _become(transformer.token_embedding, VocabularyParallelEmbedding, whole)
             _divide(transformer.token_embedding, "weight", mesh, 0)
-        if sequence_parallel:
+        if sequence_parallel and transformer not in undivided:
             _divide_sequence(transformer, mesh)
 
 
-def _check_divides(transformer: Transformer, ranks: int) -> None:
-    sizes = {
-        "num_heads": transformer.num_heads,
-        "num_kv_heads": transformer.num_kv_heads,
-        "intermediate_size": transformer.intermediate_size,
-        "vocab_size": transformer.vocab_size,
-    }
+def check_divides(sizes: Mapping[str, int], ranks: int) -> None:
+    """Refuse sizes of a network of which ranks cannot have equal parts.
+
+    Args:
+        sizes: By their names on the command line.
+        ranks: Of the tensor axis.
+
+    Raises:
+        InputError: Naming the first of them.
+    """
     for name, size in sizes.items():
         if size % ranks:
             mended = -(-size // ranks) * ranks
@@ -273,6 +287,15 @@ def _check_divides(transformer: Transformer, ranks: int) -> None:
                 f"`{name}` must be a multiple of `strategy.tensor_parallel_size` ({ranks}), but is {size}; use "
                 f"`model.{name}={mended}`"
             )
+
+
+def _sizes(transformer: Transformer) -> dict[str, int]:
+    """Of its blocks."""
+    return {name: int(getattr(transformer, name)) for name in ("num_heads", "num_kv_heads", "intermediate_size")}
+
+
+def _has_divisible_blocks(transformer: Transformer, ranks: int) -> bool:
+    return not any(size % ranks for size in _sizes(transformer).values())
 
 
 def _become(module: nn.Module, kind: type[nn.Module], region: Region) -> None:

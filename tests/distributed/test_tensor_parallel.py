@@ -49,10 +49,13 @@ def differences(found: dict[str, Any]) -> dict[str, Any]:
     return {name: row for name, row in found.items() if "loss" in row}
 
 
+OBJECTIVES = ("causal", "grouped", "masked", "coco_lm", "electra", "p_tuning")
+
+
 def test_two_processes(tmp_path: Path) -> None:
     found = launch(2, tmp_path / "found.json", "2", "2s", "1", "ddp")
     rows = differences(found)
-    assert {name.split()[0] for name in rows} == {"2", "2s", "1", "ddp"}
+    assert rows.keys() == {f"{layout} {name}" for layout in ("2", "2s", "1", "ddp") for name in OBJECTIVES}
     for name, row in rows.items():
         assert row["steps"] == 20
         assert row["loss"] < TOLERANCE, (name, row)
@@ -63,6 +66,7 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def test_four_processes(tmp_path: Path) -> None:
     rows = differences(launch(4, tmp_path / "found.json", "4", "2", "2s"))
+    assert rows.keys() == {f"{layout} {name}" for layout in ("4", "2", "2s") for name in OBJECTIVES}
     for name, row in rows.items():
         assert row["loss"] < TOLERANCE, (name, row)
         assert row["weights"] < 10 * TOLERANCE, (name, row)
