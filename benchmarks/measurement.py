@@ -19,6 +19,7 @@ import torch
 from benchmarks.operations import count_operations
 from benchmarks.processes import OwnProcess
 from benchmarks.results import CandidateResult, CaseResult, environment
+from benchmarks.time_by_kind import time_by_kind
 from benchmarks.workload import Candidate, Case, Chosen, Seconds, Step
 
 Clock = Callable[[], Seconds]
@@ -81,7 +82,10 @@ def measure(
             results[name].processor.append(seconds.processor)
     elapsed = time.perf_counter() - began
     waited = None if stalled is None else (stalled_seconds() or stalled) - stalled
-    for step in steps.values():
+    for name, step in steps.items():
+        if case.counts_operations:
+            say(f"{name}: where the time goes")
+            results[name].kinds = step.time_by_kind() if isinstance(step, OwnProcess) else time_by_kind(step)
         if isinstance(step, OwnProcess):
             step.close()
     steps.clear()

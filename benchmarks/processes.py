@@ -2,7 +2,7 @@
 
     python -m benchmarks.processes {"workload": ..., "changes": ..., "case": ..., "candidate": ...}
 
-builds the candidate and then answers, line by line, what it is asked: `step`, `memory` or `operations`.
+builds the candidate and then answers, line by line, what it is asked: `step`, `memory`, `operations` or `kinds`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class OwnProcess:
         """Floating-point operations of a step."""
         return int(self._ask("operations")["operations"])
 
+    def time_by_kind(self) -> dict[str, float]:
+        """Milliseconds of a step, by kind of work."""
+        return self._ask("kinds")
+
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None:
@@ -96,7 +100,7 @@ def answer(step: Step, question: str) -> dict[str, float]:
 
     Args:
         step: Of its candidate.
-        question: `step`, `memory` or `operations`.
+        question: `step`, `memory`, `operations` or `kinds`.
     """
     if question == "memory":
         return {"added_mb": added_memory(step)}
@@ -104,6 +108,10 @@ def answer(step: Step, question: str) -> dict[str, float]:
         from benchmarks.operations import count_operations
 
         return {"operations": count_operations(step)}
+    if question == "kinds":
+        from benchmarks.time_by_kind import time_by_kind
+
+        return time_by_kind(step)
     start = time.perf_counter(), _processor_seconds()
     told = step()
     wall, processor = told or (time.perf_counter() - start[0], _processor_seconds() - start[1])

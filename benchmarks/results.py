@@ -34,6 +34,7 @@ class CandidateResult:
         processor: The same by processor time.
         operations: Floating-point operations of a step.
         memory_mb: What three steps add to a fresh process, at their peak.
+        kinds: Milliseconds of a step by kind of work, from steps that were recorded after all rounds.
     """
 
     name: str
@@ -44,6 +45,7 @@ class CandidateResult:
     processor: list[float] = field(default_factory=list)
     operations: int | None = None
     memory_mb: float | None = None
+    kinds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -21,6 +21,8 @@ from benchmarks.results import (
 from benchmarks.tables import share_of_matrix_product, shown_rate, verdict
 from benchmarks.workload import Comparison, summaries
 
+LEAST_SHARE = 0.005
+"""Share of the time from which a kind of work is told by itself."""
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 
 _HEAD = """\
@@ -37,6 +39,8 @@ transform, `training_step` of the LightningModule and its optimizer.
 - *of a matrix product* is the speed of ours in floating-point operations that are really done, as a share of what a
   square matrix product reaches at the start of the same rounds.
 - *memory* is what three steps add to a fresh process at their peak, ours over the peer's.
+- *milliseconds of a step* are those of steps that were recorded after all rounds, which slows them a little; they tell
+  what is left to gain and where.
 
 `python -m benchmarks WORKLOAD` measures again, `--store` keeps it and makes this page, `--list` tells what there is.
 """
@@ -91,9 +95,36 @@ def _section(result: WorkloadResult) -> str:
             "| case | peer | faster | processor | goal | ours | of a matrix product | memory |",
             "|---|---|---|---|---|---|---|---|",
         ]
+        cases = list(cases)
         lines += [_row(case, comparison) for case in cases for comparison in case.comparisons]
         lines.append("")
+        lines += _time_by_kind(cases)
     return "\n".join(lines)
+
+
+def _time_by_kind(cases: Sequence[CaseResult]) -> list[str]:
+    """A table of what ours, and the peer it is compared with first, spend on each kind of work."""
+    columns = []
+    for case in cases:
+        first = case.comparisons[0]
+        for name in (first.ours, first.peer):
+            if case.candidate(name).kinds:
+                columns.append((f"{name}, {case.name}", case.candidate(name).kinds))
+    if not columns:
+        return []
+    totals = {kind: sum(kinds.get(kind, 0.0) for _, kinds in columns) for _, kinds in columns for kind in kinds}
+    shown = sorted(
+        (kind for kind in totals if totals[kind] >= LEAST_SHARE * sum(totals.values())), key=totals.__getitem__
+    )
+    lines = [
+        f"| milliseconds of a step | {' | '.join(head for head, _ in columns)} |",
+        "|" + "---|" * (len(columns) + 1),
+    ]
+    for kind in reversed(shown):
+        lines.append(f"| {kind} | {' | '.join(f'{kinds.get(kind, 0.0):.1f}' for _, kinds in columns)} |")
+    rest = [sum(value for kind, value in kinds.items() if kind not in shown) for _, kinds in columns]
+    lines += [f"| the rest | {' | '.join(f'{value:.1f}' for value in rest)} |", ""]
+    return lines
 
 
 def _row(case: CaseResult, comparison: Comparison) -> str:

@@ -13,6 +13,7 @@ from benchmarks import measurement
 from benchmarks.measurement import measure, rotated, stalled_seconds, turn, warm_up
 from benchmarks.operations import count_operations
 from benchmarks.results import Ratio, memory_ratio, speed_ratio
+from benchmarks.time_by_kind import BETWEEN, OTHER, kind_of, time_by_kind
 from benchmarks.workload import Agreement, Candidate, Case, Chosen, Comparison, Grid, Seconds, Workload
 
 
@@ -205,3 +206,34 @@ def test_a_candidate_can_have_a_process_for_itself_or_one_for_every_step(monkeyp
     assert happened.count("own starts") == 1
     assert happened.count("fresh starts") == 2 + 5  # warm-up and rounds
     assert happened[-1] == "own ends"
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("aten::addmm", "matrix products"),
+        ("aten::mm", "matrix products"),
+        ("aten::addmm_", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("aten::_log_softmax_backward_data", "softmax"),
+        ("aten::native_layer_norm_backward", "norms"),
+        ("aten::gelu_backward", "activations"),
+        ("aten::native_dropout", "dropout"),
+        ("aten::_fused_adamw_", "optimizer"),
+        ("aten::embedding_dense_backward", "lookups"),
+        ("aten::zero_", "filling"),
+        ("aten::copy_", "copies"),
+        ("aten::add_", "sums and products of elements"),
+        ("aten::view", OTHER),
+    ],
+)
+def test_operators_are_of_a_kind(operator: str, kind: str) -> None:
+    assert kind_of(operator) == kind
+
+
+def test_the_time_of_a_step_is_told_by_kind_and_adds_up() -> None:
+    a, b = torch.randn(2, 256, 256)
+    found = time_by_kind(lambda: (a @ b, (a + b).exp(), None)[-1])
+    assert {"matrix products", "sums and products of elements", "softmax", BETWEEN} <= set(found)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert all(milliseconds >= 0 for milliseconds in found.values())

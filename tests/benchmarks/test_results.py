@@ -83,6 +83,19 @@ def test_a_row_has_ratio_quartiles_goal_and_memory() -> None:
     assert "| vocabulary 100 | Absent | not measured: absent not installed |" in page
 
 
+def test_a_table_tells_where_the_time_of_ours_and_of_the_first_peer_goes() -> None:
+    found = case()
+    assert "milliseconds of a step |" not in render([result(found)])
+    found.candidate("lmmodules").kinds = {"matrix products": 80.0, "softmax": 19.8, "norms": 0.2}
+    found.candidate("Peer").kinds = {"matrix products": 100.0, "dropout": 50.0}
+    page = render([result(found)])
+    assert (
+        "| milliseconds of a step | lmmodules, vocabulary 100 | Peer, vocabulary 100 |\n|---|---|---|\n"
+        "| matrix products | 80.0 | 100.0 |\n| dropout | 0.0 | 50.0 |\n| softmax | 19.8 | 0.0 |\n"
+        "| the rest | 0.2 | 0.0 |\n" in page
+    )
+
+
 @pytest.mark.parametrize(
     ("ours", "word"), [(1.0, "goal 2x reached"), (1.2, "goal 2x"), (2.0, "below the floor 1.5x (goal 2x)")]
 )
