@@ -99,6 +99,7 @@ PRESETS: dict[str, Preset] = {
         "initializer_std": 576**-0.5,
     },
     "decoder_tiny": {**_TINY, **_DECODER},
+    "decoder_mini": {**_SMALL, **_DECODER, "hidden_size": 128},
     "decoder_small": {**_SMALL, **_DECODER},
     "encoder_tiny": {**_TINY, **_ENCODER},
     "encoder_small": {**_SMALL, **_ENCODER},
