@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
 from lmmodules.errors import InputError
+from lmmodules.parallel.replacing import replaced_by
 from lmmodules.parallel.sharded_checkpoint import is_sharded, read_whole
 
 if TYPE_CHECKING:
@@ -171,18 +172,23 @@ def _explains_itself(checkpoint: object) -> bool:
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that a path means: itself, or the last one of a run's directory.
+    """The checkpoint that a path means: itself, or the last one of a run's directory.
+
+    Where a run was killed while a newer checkpoint was about to take the name, it is the one before.
 
     Args:
-        path: A file, or the directory of a run.
+        path: A file, the directory of a checkpoint in parts, or that of a run.
 
     Raises:
         InputError: When there is none.
     """
     file = Path(path)
-    if file.is_dir() and not (file / ".metadata").exists():
+    if file.is_dir() and not is_sharded(file):
         file = file / "checkpoints" / "last.ckpt"
     if not file.exists():
+        before = replaced_by(file)
+        if before.exists():
+            return before
         raise InputError(f"`checkpoint` must be a file that `lmm-train` wrote, but `{file}` does not exist")
     return file
 

@@ -177,6 +177,11 @@ def checkpoint_before_restart(directory: Path) -> str | None:
     Args:
         directory: Of the run; it is the same before and after.
     """
-    checkpoint = directory / "checkpoints" / "last.ckpt"
-    restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    return str(checkpoint) if restarted and checkpoint.exists() else None
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
+        return None
+    from lmmodules.checkpoint import resolve_checkpoint
+
+    try:
+        return str(resolve_checkpoint(directory))
+    except InputError:
+        return None

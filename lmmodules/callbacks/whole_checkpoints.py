@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from lmmodules.parallel.replacing import partial_of, put_in_place, remove
 from lmmodules.parallel.sharded_checkpoint import is_sharded, read_whole
 
 
@@ -36,13 +37,14 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
+        partial = partial_of(target)
+        remove(partial)  # which a run in parts may have left as a directory
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(target)
+            put_in_place(target)
         except BaseException as error:
             full = shutil.disk_usage(target.parent).free < 2**20
             partial.unlink(missing_ok=True)

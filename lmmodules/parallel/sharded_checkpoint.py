@@ -3,52 +3,86 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lmmodules.errors import InputError
 
-INDEX = ".metadata"
+INDEX, PARTS = ".metadata", "*.distcp"
 REST = "meta.pt"
 """What Lightning keeps beside weights and optimizer states: loops, callbacks, our own snapshot."""
 
 
 def is_sharded(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a checkpoint in parts.
+    """Whether a path is a checkpoint in parts, complete or not.
 
     Args:
         path: A file or directory.
     """
-    return (Path(path) / INDEX).is_file()
+    return (Path(path) / INDEX).is_file() or any(Path(path).glob(PARTS))
 
 
 def check_complete(path: str | os.PathLike[str]) -> None:
-    """Find a missing part by the index, before anything is read.
+    """Find a missing or truncated part by the index, before anything is read.
 
     Args:
         path: A checkpoint in parts.
 
     Raises:
-        InputError: When the index is damaged or a part is missing.
+        InputError: When the index is missing or damaged, or a part is missing or too short.
     """
     folder = Path(path)
+    remedy = "copy the whole directory, or use an earlier checkpoint"
+    if not (folder / INDEX).is_file():
+        raise InputError(
+            f"`{folder}` is a checkpoint in parts and must have its index, but `{INDEX}` is missing; {remedy}"
+        )
     try:
         index = FileSystemReader(folder).read_metadata()
     except Exception as error:  # what a damaged byte makes the unpickler raise is anybody's guess
         raise InputError(f"`{folder}` cannot be read as a checkpoint: its index `{INDEX}` is damaged") from error
-    parts = {entry.relative_path for entry in (index.storage_data or {}).values()} | {REST}
-    missing = sorted(part for part in parts if not (folder / part).is_file())
+    sizes = {REST: 1}
+    for entry in (index.storage_data or {}).values():
+        sizes[entry.relative_path] = max(sizes.get(entry.relative_path, 0), entry.offset + entry.length)
+    missing = sorted(part for part in sizes if not (folder / part).is_file())
     if missing:
         raise InputError(
-            f"`{folder}` is a checkpoint of {len(parts) - 1} parts and must have all of them, but `{missing[0]}` is "
-            "missing; copy the whole directory, or use an earlier checkpoint"
+            f"`{folder}` is a checkpoint of {len(sizes) - 1} parts and must have all of them, but `{missing[0]}` is "
+            f"missing; {remedy}"
         )
+    for part, size in sorted(sizes.items()):
+        found = (folder / part).stat().st_size
+        if found < size:
+            raise InputError(
+                f"`{folder / part}` must have at least {size} bytes, by the index of the checkpoint, but has {found}; "
+                f"{remedy}"
+            )
+
+
+@contextmanager
+def damage_told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell in one sentence that a part cannot be read.
+
+    Args:
+        path: A checkpoint in parts, which is read meanwhile.
+
+    Raises:
+        InputError: In place of what torch raises, which is no `Exception` where several processes may read.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        raise InputError(
+            f"`{path}` cannot be read as a checkpoint of this network: a part of it is damaged, or belongs to another"
+        ) from error
 
 
 def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -72,7 +106,7 @@ def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(folder / REST, map_location="cpu", weights_only=True)
         _load_state_dict(states, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise InputError(f"`{folder}` cannot be read as a checkpoint: a part of it is truncated or damaged") from error
     checkpoint["state_dict"] = states.pop("state_dict")
     optimizers = sorted((name for name in states if name.startswith("optimizer_")), key=lambda name: int(name[10:]))

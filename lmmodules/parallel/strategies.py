@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch.optim import Optimizer
 from lmmodules.errors import InputError
 from lmmodules.parallel.agreement import check_batch
 from lmmodules.parallel.mesh import TENSOR_AXIS, Spread
-from lmmodules.parallel.sharded_checkpoint import by_name, check_complete, is_sharded
+from lmmodules.parallel.replacing import partial_of, put_in_place, remove
+from lmmodules.parallel.sharded_checkpoint import by_name, check_complete, damage_told, is_sharded
 
 FAST_PATHS = ("fused", "foreach")
 """Options of torch's optimizers that take all parameters at once, which must then be of one kind."""
@@ -110,6 +110,8 @@ class MeshStrategy(ModelParallelStrategy):
     ) -> None:
         """Save; parts are written beside the final name, which they get when all of them are on the disk.
 
+        Until then the name stays with the checkpoint before, and afterwards for a moment the name with `.replaced`.
+
         Args:
             checkpoint: What to save.
             filepath: The file, or the directory of the parts.
@@ -119,16 +121,13 @@ class MeshStrategy(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, os.fspath(filepath), storage_options)
             return
         target = Path(self.broadcast(str(filepath)))
-        partial = target.with_name(target.name + ".partial")
         if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial_of(target))
         self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
+        super().save_checkpoint(checkpoint, partial_of(target), storage_options)
         self.barrier()
         if self.is_global_zero:
-            if target.is_dir():
-                shutil.rmtree(target)
-            partial.replace(target)
+            put_in_place(target)
         self.barrier()
 
     def load_checkpoint(
@@ -141,14 +140,15 @@ class MeshStrategy(ModelParallelStrategy):
             weights_only: See `torch.load`.
 
         Raises:
-            InputError: When a part is missing.
+            InputError: When a part is missing or damaged.
         """
         paths = [
             [{path: group.get(path) for path in FAST_PATHS} for group in it.param_groups] for it in self.optimizers
         ]
         if is_sharded(checkpoint_path):
             check_complete(checkpoint_path)
-            checkpoint = super().load_checkpoint(os.fspath(checkpoint_path), weights_only)
+            with damage_told(checkpoint_path):
+                checkpoint = super().load_checkpoint(os.fspath(checkpoint_path), weights_only)
         else:
             checkpoint = self._load_file(checkpoint_path, weights_only)
         # Which paths can be taken is a matter of this mesh, and not of the one that the checkpoint was written on.

@@ -60,6 +60,13 @@ def test_a_run_goes_on_with_another_strategy(command: Command, tiny: list[str], 
     assert refused.returncode == 2
     assert "`__1_0.distcp` is missing" in refused.stderr
 
+    with (tmp_path / "sharded/checkpoints/last.ckpt/__0_0.distcp").open("r+b") as part:
+        part.truncate(5000)
+    refused = command("train", *common, *SHARDED, "max_steps=6", "resume=sharded", "paths.output_dir=refused")
+    assert refused.returncode == 2
+    assert "bytes, by the index of the checkpoint, but has 5000; copy the whole directory" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
