@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -35,8 +34,6 @@ FILES = (
 """What an export consists of."""
 PROMPT_FILES = ("prompts.safetensors", "prompts.json", "peft")
 """What an export of P-tuning has besides; with `FILES` all that one may be written over."""
-ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token", "mask": "mask_token"}
-"""Special tokens by role, here and in transformers."""
 WEIGHTS_SUFFIX = ".safetensors"
 """What the name of an output ends in that is to be one file; `lmmodules.checkpoint` takes long to import."""
 ANY_NETWORK = f"one file takes any network: `output=my_model{WEIGHTS_SUFFIX}`"
@@ -112,7 +109,9 @@ def export_checkpoint(
     """Write the network and the tokenizer of a checkpoint as a folder that transformers opens.
 
     Logits are the same to what float32 leaves of them, and so are the ids of a text; special tokens that stand in the
-    text are read as such there, and never here. The folder is written whole or not at all.
+    text are read as such there, and never here. Around the texts of a bidirectional network the tokenizer puts the
+    special tokens, and the types of segments, that the network was trained with. The folder is written whole or not at
+    all.
 
     Args:
         checkpoint: A checkpoint, or the directory of a run.
@@ -128,24 +127,35 @@ def export_checkpoint(
     """
     from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
     from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+    from lmmodules.data.tokenizer_files import write_tokenizer
+    from lmmodules.exported_parts import tells_segments_apart, trained_layout
 
     output = Path(output)
     _check_free(output, overwrite)
     snapshot = read_checkpoint(checkpoint)[SNAPSHOT_KEY]
     objective = load(checkpoint)
     tokenizer = None if snapshot.get("tokenizer") is None else load_tokenizer(checkpoint)
-    length = snapshot.get("config", {}).get("data", {}).get("max_length")
+    data = snapshot.get("config", {}).get("data", {})
+    length = data.get("max_length")
     with written_whole(output) as folder:
         name = _write_network(folder, objective, tokenizer, length)
         _write_prompts(folder, objective, snapshot)
         if tokenizer is None:
             log.warning(f"`{checkpoint}` carries no tokenizer, so there is none in `{output}`")
         else:
-            write_tokenizer(folder, tokenizer, objective.backbone.max_length or length)
+            write_tokenizer(
+                folder,
+                tokenizer,
+                objective.backbone.max_length or length,
+                layout=trained_layout(objective.backbone, tokenizer, data),
+                token_types=tells_segments_apart(objective.backbone),
+            )
     return name
 
 
 def _write_network(folder: Path, objective: Objective, tokenizer: Tokenizer | None, length: int | None) -> str:
+    from lmmodules.data.tokenizer import ROLES
+    from lmmodules.exported_parts import sequence_task
     from lmmodules.models.heads import LanguageModelHead
     from lmmodules.models.hugging_face_backbone import HuggingFaceBackbone
     from lmmodules.models.hugging_face_export import save_for_transformers
@@ -160,12 +170,14 @@ def _write_network(folder: Path, objective: Objective, tokenizer: Tokenizer | No
             f"`checkpoint` must hold a `Transformer` to be exported as a folder, but holds a "
             f"{type(backbone).__name__}; {ANY_NETWORK}"
         )
+    task = sequence_task(objective)
     if not isinstance(head, LanguageModelHead):
-        log.warning(f"`{type(objective).__name__}` has no language-model head: the body alone is exported")
+        if task is None:
+            log.warning(f"`{type(objective).__name__}` has no language-model head: the body alone is exported")
         head = None
     ids = {} if tokenizer is None else {role: tokenizer.id_of(role) for role in ROLES if tokenizer.has(role)}
     try:
-        return save_for_transformers(folder, backbone, head, token_ids=ids, max_length=length)
+        return save_for_transformers(folder, backbone, head, task=task, token_ids=ids, max_length=length)
     except InputError as error:
         raise InputError(f"{error}; {ANY_NETWORK}") from error
 
@@ -212,28 +224,6 @@ def prompt_templates(objective: PTuning, snapshot: dict[str, Any]) -> dict[str, 
     if isinstance(data, KnowledgeProbes):
         return {task: data.template_of(task) for task in objective.tasks}
     return {data.task: data.prompt_template} if isinstance(data, SuperGlue) else {}
-
-
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int | None) -> None:
-    """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
-
-    Args:
-        folder: An existing folder.
-        tokenizer: Ours.
-        max_length: Longest sequence, in tokens, that the model takes.
-    """
-    by_role = json.loads(tokenizer.to_json())["special_tokens"]
-    special_tokens = {theirs: by_role[ours] for ours, theirs in ROLES.items() if ours in by_role}
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        **({} if max_length is None else {"model_max_length": max_length}),
-        **special_tokens,
-    }
-    tokenizer.save(folder / "tokenizer.json")
-    for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", special_tokens)):
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_free(output: Path, overwrite: bool) -> None:

@@ -78,11 +78,17 @@ class StartingWeights:
         from lmmodules.models.hugging_face_folder import find_model, read_model
 
         place = find_model(source)
-        self.backbone, head, _ = read_model(place)
-        self.arguments = network_arguments(self.backbone)
-        self.state = {f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()}
-        if head is not None:
-            self.state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        published = read_model(place)
+        self.backbone = published.backbone
+        self.arguments = network_arguments(published.backbone)
+        parts = {
+            "next_sentence_head" if purpose == "next_sentence" else "head": weights
+            for purpose, weights in published.sequence_heads.items()
+        }
+        parts["backbone"] = self.backbone.state_dict()
+        if published.head is not None:
+            parts["head"] = published.head.state_dict()
+        self.state = {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
         self.vocabulary = published_vocabulary(place)
         self.remedy = f"tokenizer=hub tokenizer.name={source}"
 

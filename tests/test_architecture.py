@@ -57,6 +57,7 @@ ALLOWED = {
     "evaluation": {"batch", "data", "losses", "models", "objectives", "parallel"},
     "plots": set(),
     "checkpoint": {"callbacks", "data", "models", "objectives", "parallel"},
+    "exported_parts": {"data", "models", "objectives"},
     "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
     "claims": {"checkpoint", "data", "evaluation", "objectives", "plots", "run_directory", "synthesis", "trial"},
     "synthesis": {"callbacks", "checkpoint", "data", "evaluation", "models", "objectives", "plots", "run_directory"},

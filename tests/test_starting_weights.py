@@ -20,8 +20,9 @@ from lmmodules.composition import compose_config
 from lmmodules.export import export_checkpoint
 from lmmodules.models import Alibi, Learned, Rotary, Transformer
 from lmmodules.models.description import describe
+from lmmodules.models.hugging_face_folder import from_hugging_face
 from lmmodules.network import network_node, settle_model
-from lmmodules.objectives import CausalLM, MaskedLM
+from lmmodules.objectives import CausalLM, Classification, MaskedLM, MultipleChoice, Regression, RoBERTa
 from lmmodules.starting_weights import StartingWeights, published_vocabulary
 
 transformers = pytest.importorskip("transformers")
@@ -149,6 +150,86 @@ class TestTaken:
             directory=str(tmp_path / "run"),
         )  # fmt: skip
         assert again.objective.backbone.vocab_size == 304
+
+
+SMALL = {
+    "vocab_size": 37,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.3,
+}
+IDS = torch.randint(3, 37, (2, 9), generator=torch.Generator().manual_seed(0))
+THREE = Classification, {"classes": ["a", "b", "c"]}
+HEADS = {
+    "BertForSequenceClassification": ({"num_labels": 3}, *THREE),
+    "RobertaForSequenceClassification": ({"num_labels": 3}, *THREE),
+    "BertForMultipleChoice": ({}, MultipleChoice, {}),
+    "RobertaForMultipleChoice": ({}, MultipleChoice, {}),
+    "BertForPreTraining": ({}, RoBERTa, {"next_sentence": True}),
+    "EsmForSequenceClassification": (
+        {"num_labels": 1, "hidden_dropout_prob": 0.0, "emb_layer_norm_before": True},
+        Regression,
+        {},
+    ),
+}
+
+
+class TestHeadsOfPublishedModels:
+    def make(self, name: str, folder: Path, **options):
+        torch.manual_seed(0)
+        kind = getattr(transformers, name)
+        config = kind.config_class(**SMALL, pad_token_id=1, **options)
+        model = kind(config).eval()
+        with torch.no_grad():  # vectors are zeros and ones otherwise, and then anything goes
+            for parameter in (parameter for parameter in model.parameters() if parameter.ndim == 1):
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        model.save_pretrained(folder)
+        return model
+
+    @pytest.mark.parametrize("name", HEADS)
+    def test_they_are_taken_along(self, name, tmp_path, caplog):
+        options, kind, arguments = HEADS[name]
+        model = self.make(name, tmp_path, **options)
+        weights = StartingWeights(str(tmp_path))
+        objective = kind(from_hugging_face(tmp_path)[0], **arguments)
+        caplog.clear()  # a head over the vocabulary is what that asks for
+        weights.load_into(objective.eval())
+        assert not caplog.messages
+        with torch.no_grad():
+            if kind is MultipleChoice:
+                ids = torch.stack((IDS, IDS.flip(1)), dim=1)
+                found, expected = objective({"input_ids": ids}), model(input_ids=ids).logits
+            elif kind is RoBERTa:
+                theirs = model(input_ids=IDS)
+                found, expected = objective({"input_ids": IDS}), theirs.prediction_logits
+                relation = objective.next_sentence_head(objective.backbone(IDS)[:, 0])
+                torch.testing.assert_close(relation, theirs.seq_relationship_logits, atol=1e-5, rtol=1e-5)
+            else:
+                found, expected = objective({"input_ids": IDS}), model(input_ids=IDS).logits
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("BertForSequenceClassification", {"num_labels": 4}),
+            ("BertForTokenClassification", {"num_labels": 3}),  # one layer and no pooler
+            ("RobertaForTokenClassification", {"num_labels": 3}),
+            ("ElectraForSequenceClassification", {"num_labels": 3}),  # a GELU in place of tanh
+        ],
+    )
+    def test_one_of_another_form_or_size_is_made_anew(self, name, options, tmp_path, caplog):
+        self.make(name, tmp_path, **options)
+        weights = StartingWeights(str(tmp_path))
+        objective = Classification(from_hugging_face(tmp_path)[0], classes=["a", "b", "c"])
+        caplog.clear()
+        before = {name: tensor.clone() for name, tensor in objective.head.state_dict().items()}
+        weights.load_into(objective)
+        assert caplog.messages == [f"no `head` of its shape in `model.weights={tmp_path}`: a new one is made"]
+        assert all(torch.equal(tensor, before[name]) for name, tensor in objective.head.state_dict().items())
 
 
 class TestNeededNoMore:
@@ -370,7 +451,8 @@ class TestWrapped:
 
 @pytest.mark.parametrize("preset", sorted((conf_directory() / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_network_can_start_from_weights(preset):
-    assert "weights" in OmegaConf.load(preset).keys()  # noqa: SIM118 (one that is still to be given is none otherwise)
+    model = compose_config("train", f"model={preset.stem}", "max_steps=1").model
+    assert "weights" in model.keys()  # noqa: SIM118 (one that is still to be given is none otherwise)
 
 
 def test_settling_leaves_other_runs_alone():

@@ -117,6 +117,11 @@ class HuggingFaceBackbone(nn.Module):
         return plain_fields(self.model.config)
 
     @property
+    def num_token_types(self) -> int:
+        """Segments that the model tells apart; 0 where it takes none."""
+        return int(getattr(self.model.config, "type_vocab_size", 0)) if "token_type_ids" in self._accepts else 0
+
+    @property
     def token_embedding(self) -> nn.Embedding:
         """Embeddings (V, E) of the tokens."""
         embedding: nn.Embedding = self.model.get_input_embeddings()  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,12 @@ from lmmodules.models.description import describe
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.hugging_face import to_transformers_state_dict
 from lmmodules.models.hugging_face_forms import FORMS
+from lmmodules.models.hugging_face_heads import SequenceTask
 from lmmodules.models.hugging_face_names import FAMILIES
 from lmmodules.models.positions import Learned, Rotary
 from lmmodules.models.transformer import Transformer
+
+log = logging.getLogger(__name__)
 
 UNLIMITED = 2048
 """Longest sequence to promise, in tokens, where nothing limits it: a configuration must name one."""
@@ -31,6 +35,7 @@ def save_for_transformers(
     backbone: Transformer,
     head: LanguageModelHead | None = None,
     *,
+    task: SequenceTask | None = None,
     token_ids: Mapping[str, int] | None = None,
     max_length: int | None = None,
 ) -> str:
@@ -39,7 +44,9 @@ def save_for_transformers(
     Args:
         folder: An existing folder.
         backbone: The network.
-        head: Its head; `None` writes the body alone.
+        head: Its head over the vocabulary; `None` for none.
+        task: Its head over one state per sequence. Where the family has none of its form, that is said and the rest is
+            written.
         token_ids: Ids of the special tokens by role (`pad`, `bos`, `eos`, `mask`), as far as there are.
         max_length: Longest sequence to promise, in tokens, where the network itself has no limit.
 
@@ -59,6 +66,16 @@ def save_for_transformers(
     family = find_family(backbone, head, ids)
     form = FORMS[family]
     name = form.bare if head is None else form.with_head
+    if task is not None:
+        sequence_form = task.form(family)
+        if sequence_form is None:
+            log.warning(
+                f"the head for {task.purpose.replace('_', ' ')} is left out, since no {family} model of transformers "
+                f"has one of its form: `{name}` opens the rest"
+            )
+            task = None
+        else:
+            name = sequence_form.opener
     config = {
         "architectures": [name],
         "model_type": family,
@@ -68,9 +85,10 @@ def save_for_transformers(
         "tie_word_embeddings": head is None or head.tied,
         **{f"{role}_token_id": ids.get(role) for role in ("bos", "eos", "pad")},
         **form.fields(traits, ids),
+        **({} if task is None else task.fields()),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(_weights(family, backbone, head, ids), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(_weights(family, backbone, head, task, ids), folder / "model.safetensors", metadata={"format": "pt"})
     # The library keeps what it writes from everybody else.
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
     return name
@@ -145,7 +163,11 @@ def _esm_extras(backbone: Transformer) -> dict[str, Tensor]:
 
 
 def _weights(
-    family: str, backbone: Transformer, head: LanguageModelHead | None, token_ids: Mapping[str, int]
+    family: str,
+    backbone: Transformer,
+    head: LanguageModelHead | None,
+    task: SequenceTask | None,
+    token_ids: Mapping[str, int],
 ) -> dict[str, Tensor]:
     """What goes into the file: by the names that files have, tied weights once."""
     names = FAMILIES[family]
@@ -161,6 +183,8 @@ def _weights(
         theirs.update(_esm_extras(backbone))
     for older, present in names.renamed.items():
         theirs = {re.sub(f"^{re.escape(present)}", older, name): tensor for name, tensor in theirs.items()}
-    if head is None:
+    if task is not None:
+        theirs.update(task.weights(family))
+    elif head is None:
         theirs = {name.removeprefix(names.prefix): tensor for name, tensor in theirs.items()}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from lmmodules.errors import InputError, require
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.models.hugging_face import build_from_weights, new_head
 from lmmodules.models.hugging_face_defaults import DEFAULTS, SYNONYMS
+from lmmodules.models.hugging_face_heads import Purpose, find_sequence_heads
 from lmmodules.models.transformer import Transformer
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -41,14 +42,26 @@ def from_hugging_face(
     Raises:
         InputError: See `Transformer.from_hugging_face`.
     """
-    backbone, head, config = read_model(find_model(name_or_folder))
+    published = read_model(find_model(name_or_folder))
+    backbone, head = published.backbone, published.head
     if head is None:
-        head = new_head(config, backbone, f"`{name_or_folder}`")
+        head = new_head(published.config, backbone, f"`{name_or_folder}`")
     return backbone.to(dtype), head.to(dtype)
 
 
-def read_model(place: Path) -> tuple[Transformer, LanguageModelHead | None, Any]:
-    """Backbone, head if there is one, and configuration of a published model.
+class Published(NamedTuple):
+    """A published model in our parts."""
+
+    backbone: Transformer
+    head: LanguageModelHead | None
+    """Over the vocabulary, if there is one."""
+    sequence_heads: dict[Purpose, dict[str, Tensor]]
+    """Weights of those over one state per sequence, by what they are for."""
+    config: Any
+
+
+def read_model(place: Path) -> Published:
+    """Backbone, heads as far as there are any, and configuration of a published model.
 
     Args:
         place: A folder or GGUF file; see `find_model`.
@@ -59,7 +72,8 @@ def read_model(place: Path) -> tuple[Transformer, LanguageModelHead | None, Any]
     with _said_of(place):
         gguf = place.suffix == ".gguf"
         config, weights = read_gguf(place) if gguf else (read_config(place), read_weights(place))
-        return *build_from_weights(config, weights), config
+        heads = find_sequence_heads(config.model_type, weights)
+        return Published(*build_from_weights(config, weights), heads, config)
 
 
 def find_model(name_or_folder: str | os.PathLike[str]) -> Path:

@@ -10,9 +10,11 @@ import torch
 
 from lmmodules.errors import InputError
 from lmmodules.models import Alibi, LanguageModelHead, Learned, NoPosition, Rotary, Sinusoidal, Transformer
+from lmmodules.models.classification_head import ClassificationHead
 from lmmodules.models.hugging_face_export import find_family, save_for_transformers
-from lmmodules.models.hugging_face_folder import from_hugging_face
+from lmmodules.models.hugging_face_folder import from_hugging_face, read_model
 from lmmodules.models.hugging_face_forms import FORMS
+from lmmodules.models.hugging_face_heads import SequenceTask
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -136,6 +138,93 @@ def test_a_body_without_a_head(name, tmp_path):
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     expected = backbone.eval()(IDS)
     torch.testing.assert_close(model(input_ids=IDS).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+def sequence_head(num_outputs):
+    torch.manual_seed(1)
+    head = ClassificationHead(16, num_outputs, dropout=0.25, initializer_std=0.5)
+    with torch.no_grad():
+        head.dense.bias.normal_()
+        head.output.bias.normal_()
+    return head.eval()
+
+
+@pytest.mark.parametrize("name", ["bert", "bert without segments", "roberta", "pre-norm encoder"])
+@pytest.mark.parametrize(
+    ("purpose", "classes"), [("classification", ("yes", "no", "perhaps")), ("regression", ("LABEL_0",))]
+)
+def test_a_head_for_sequences(name, purpose, classes, tmp_path):
+    family, *parts = NETWORKS[name]
+    backbone, _ = build(*parts)
+    head = sequence_head(len(classes))
+    task = SequenceTask(head, purpose, classes if purpose == "classification" else ())
+    opener = save_for_transformers(tmp_path, backbone, task=task, token_ids=TOKENS)
+    assert opener == {"bert": "Bert", "roberta": "Roberta", "esm": "Esm"}[family] + "ForSequenceClassification"
+    model = open_with("AutoModelForSequenceClassification", tmp_path)
+    assert type(model).__name__ == opener
+    expected = head(backbone.eval()(IDS)[:, 0])
+    assert expected.std(0).max() > 0.01
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)
+    assert model.config.id2label == dict(enumerate(classes))
+    weights = read_model(tmp_path).sequence_heads[purpose]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in head.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "opener"), [("bert", "BertForMultipleChoice"), ("roberta", "RobertaForMultipleChoice")]
+)
+def test_a_head_that_chooses(name, opener, tmp_path):
+    backbone, _ = build(*NETWORKS[name][1:])
+    head = sequence_head(1)
+    assert save_for_transformers(tmp_path, backbone, task=SequenceTask(head, "multiple_choice"), token_ids=TOKENS) == (
+        opener
+    )
+    model = open_with("AutoModelForMultipleChoice", tmp_path)
+    choices = torch.stack((IDS, IDS.flip(1), IDS.roll(2, 1)), dim=1)
+    expected = head(backbone.eval()(choices.flatten(0, 1))[:, 0]).view(2, 3)
+    torch.testing.assert_close(model(input_ids=choices).logits, expected, atol=1e-5, rtol=1e-5)
+    assert model.config.classifier_dropout == 0.25
+
+
+def test_both_heads_of_bert(tmp_path):
+    backbone, language_head = build(*NETWORKS["bert"][1:])
+    head = sequence_head(2)
+    task = SequenceTask(head, "next_sentence")
+    assert save_for_transformers(tmp_path, backbone, language_head, task=task, token_ids=TOKENS) == "BertForPreTraining"
+    found = open_with("AutoModelForPreTraining", tmp_path)(input_ids=IDS)
+    hidden = backbone.eval()(IDS)
+    expected = language_head(hidden, backbone.token_embedding.weight)
+    torch.testing.assert_close(found.prediction_logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.seq_relationship_logits, head(hidden[:, 0]), atol=1e-5, rtol=1e-5)
+    # Either half can be opened alone.
+    masked = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(masked(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)
+    pooled = transformers.AutoModel.from_pretrained(tmp_path).eval()(input_ids=IDS).pooler_output
+    torch.testing.assert_close(pooled, torch.tanh(head.dense(hidden[:, 0])), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "purpose", "opener"),
+    [
+        ("roberta", "next_sentence", "RobertaForMaskedLM"),
+        ("electra", "classification", "ElectraModel"),
+        ("pre-norm encoder", "multiple_choice", "EsmModel"),
+        ("gpt2", "regression", "GPT2Model"),
+    ],
+)
+def test_a_head_that_a_family_has_in_another_form_is_left_out_and_said_to_be(name, purpose, opener, tmp_path, caplog):
+    family, *parts = NETWORKS[name]
+    backbone, language_head = build(*parts)
+    head = language_head if purpose == "next_sentence" else None
+    task = SequenceTask(sequence_head(1), purpose)
+    assert save_for_transformers(tmp_path, backbone, head, task=task, token_ids=TOKENS) == opener
+    (said,) = caplog.messages
+    assert said == (
+        f"the head for {purpose.replace('_', ' ')} is left out, since no {family} model of transformers has one of its "
+        f"form: `{opener}` opens the rest"
+    )
+    assert "problem_type" not in json.loads((tmp_path / "config.json").read_text())
+    assert read_model(tmp_path).sequence_heads == {}
 
 
 def test_the_configuration(tmp_path):
