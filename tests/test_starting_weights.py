@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 import lmmodules
 from lmmodules import InputError, compose
@@ -211,6 +210,15 @@ class TestHeadsOfPublishedModels:
                 found, expected = objective({"input_ids": IDS}), model(input_ids=IDS).logits
         assert expected.std() > 1e-3
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    def test_of_two_heads_one_may_be_there(self, tmp_path, caplog):
+        model = self.make("BertForNextSentencePrediction", tmp_path)
+        objective = RoBERTa(from_hugging_face(tmp_path)[0], next_sentence=True).eval()
+        caplog.clear()
+        StartingWeights(str(tmp_path)).load_into(objective)
+        assert caplog.messages == [f"no `head` of its shape in `model.weights={tmp_path}`: a new one is made"]
+        relation = objective.next_sentence_head(objective.backbone(IDS)[:, 0])
+        torch.testing.assert_close(relation, model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
 
     @pytest.mark.parametrize(
         ("name", "options"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,64 @@ def test_a_name_on_the_hub_is_fetched_file_by_file(gpt2, monkeypatch):
     assert read_weights(gpt2).keys()
 
 
+DECODERS = {
+    "gpt2": {
+        "wte": "token_embd",
+        "wpe": "position_embd",
+        "ln_1": "attn_norm",
+        "attn.c_attn": "attn_qkv",
+        "attn.c_proj": "attn_output",
+        "ln_2": "ffn_norm",
+        "mlp.c_fc": "ffn_up",
+        "mlp.c_proj": "ffn_down",
+        "ln_f": "output_norm",
+    },
+    "bloom": {
+        "word_embeddings": "token_embd",
+        "word_embeddings_layernorm": "token_embd_norm",
+        "input_layernorm": "attn_norm",
+        "self_attention.query_key_value": "attn_qkv",
+        "self_attention.dense": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.dense_h_to_4h": "ffn_up",
+        "mlp.dense_4h_to_h": "ffn_down",
+        "ln_f": "output_norm",
+    },
+}
+"""Names of modules, and what llama.cpp calls them."""
+
+
+def write_decoder(file: Path, family: str, model) -> Path:
+    """A decoder of two layers and two heads as llama.cpp lays it out: outputs by inputs, queries before keys."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    writer = gguf.GGUFWriter(file, family)
+    writer.add_context_length(1024)
+    writer.add_embedding_length(16)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_vocab_size(37)
+    writer.add_token_list([f"t{number}" for number in range(37)])
+    for name, tensor in model.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        block, place = re.fullmatch(r"(?:transformer\.)?(?:h\.(\d+)\.)?(.+)", module).groups()
+        if place == "lm_head":  # the embedding once more
+            continue
+        short = DECODERS[family][place]
+        if family == "gpt2" and place.startswith(("attn", "mlp")) and tensor.ndim == 2:
+            tensor = tensor.T
+        elif short == "attn_qkv" and family == "bloom":
+            tensor = tensor.unflatten(0, (2, 3, 8)).transpose(0, 1).flatten(0, 2)
+        writer.add_tensor(f"{f'blk.{block}.' if block else ''}{short}.{kind}", tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
 class TestGGUF:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
@@ -329,6 +388,27 @@ class TestGGUF:
         expected = make("llama", vocab_size=40)(input_ids=IDS).logits
         for place in (file, file.parent):
             torch.testing.assert_close(logits(*from_hugging_face(place)), expected, atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("family", DECODERS)
+    def test_of_gpt2_and_bloom_too(self, family, tmp_path):
+        sizes = {"n_positions": 1024} if family == "gpt2" else {}  # what transformers takes any GPT-2 to have there
+        model = make(family, **sizes)
+        with torch.no_grad():  # vectors are zeros and ones otherwise, and then anything goes
+            for parameter in (parameter for parameter in model.parameters() if parameter.ndim == 1):
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        found = logits(*from_hugging_face(write_decoder(tmp_path / "tiny.gguf", family, model)))
+        torch.testing.assert_close(found, model(input_ids=IDS).logits, atol=1e-5, rtol=1e-5)
+
+    def test_a_family_that_transformers_reads_from_none_is_told(self, tmp_path):
+        gguf = pytest.importorskip("gguf")
+        pytest.importorskip("accelerate")
+        writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "bert")
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(InputError, match=r"tiny.gguf` cannot be read as a GGUF file \(.*architecture bert"):
+            from_hugging_face(tmp_path / "tiny.gguf")
 
     def test_which_of_two_must_be_said(self, file):
         (file.parent / "other.gguf").touch()
