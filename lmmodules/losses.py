@@ -170,11 +170,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device.type, enabled=False):
             inputs, projection = hidden.to(product_dtype), weight.to(product_dtype)
             offset = None if bias is None else bias.to(product_dtype)
-            buffer_shape = (min(chunk_rows, num_rows), vocab_size)
-            logits_buffer = torch.empty(buffer_shape, dtype=product_dtype, device=device)
-            softmax_buffer = torch.empty(buffer_shape, dtype=sum_dtype, device=device)
+            # Chunks of one size: a last one of a few rows would be the slowest product of all.
+            chunk_rows = -(-num_rows // max(1, -(-num_rows // chunk_rows)))
+            logits_buffer = torch.empty((chunk_rows, vocab_size), dtype=product_dtype, device=device)
+            # Memory that is touched for the first time costs more than the softmax itself, so it is written over the
+            # logits where it has their dtype.
+            softmax_buffer = (
+                logits_buffer if sum_dtype == product_dtype else torch.empty_like(logits_buffer, dtype=sum_dtype)
+            )
 
-            for start in range(0, num_rows, chunk_rows):
+            for start in range(0, num_rows, max(1, chunk_rows)):
                 rows = slice(start, min(start + chunk_rows, num_rows))
                 features, targets = inputs[rows], labels[rows, None]
                 logits = logits_buffer[: features.shape[0]]
@@ -189,10 +194,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     correct += (best == targets[:, 0]).sum()
                 else:
                     peak = logits.amax(dim=-1)
+                label_logits = logits.gather(1, targets)[:, 0].to(sum_dtype)
                 torch.softmax(logits, dim=-1, dtype=sum_dtype, out=softmax)
                 # The softmax at the peak is 1 / sum(exp(logits - peak)): at least 1 / V, so its logarithm is exact.
                 log_normaliser = peak.to(sum_dtype) - softmax.amax(dim=-1).log()
-                label_logits = logits.gather(1, targets)[:, 0].to(sum_dtype)
                 total += (log_normaliser - target_weight * label_logits).sum()
 
                 if not (needs_hidden or needs_weight or needs_bias):
@@ -238,12 +243,13 @@ def _full_precision(tensor: Tensor) -> Tensor:
 
 
 def _rows_per_chunk(vocab_size: int, device_type: str) -> int:
-    """Rows that keep the matrix products efficient and the two buffers of a chunk small.
+    """Rows that keep the matrix products efficient and the buffer of a chunk small.
 
-    256 rows fill a processor's matrix units; an accelerator needs more. A small vocabulary affords more rows within
-    4 Mi logits, so that short products do not drown in the cost of starting them.
+    256 rows fill a processor's matrix units, and with 512 the gradient of a large output matrix is read and written
+    half as often; an accelerator needs more. A small vocabulary affords more rows within 4 Mi logits, so that short
+    products do not drown in the cost of starting them.
     """
-    return max(256 if device_type == "cpu" else 2048, min(2**22 // vocab_size, 4096))
+    return max(512 if device_type == "cpu" else 2048, min(2**22 // vocab_size, 4096))
 
 
 def _check_smoothing(label_smoothing: float) -> None:

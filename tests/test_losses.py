@@ -277,11 +277,42 @@ def test_never_holds_all_logits(train: bool) -> None:
     assert memory.largest >= rows * vocab_size
 
 
+class Products(TorchDispatchMode):
+    """Rows of each product that makes logits, and whether every softmax is written over its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self.softmax_in_place = True
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten.mm.out:
+            self.rows.append(len(args[0]))
+        if function is torch.ops.aten._softmax.out or function is torch.ops.aten.softmax.int_out:
+            self.softmax_in_place &= args[0].data_ptr() == kwargs["out"].data_ptr()
+        return function(*args, **kwargs)
+
+
 def test_chosen_chunks_are_small_for_a_large_vocabulary() -> None:
     hidden, weight = torch.randn(700, 2), torch.randn(50_000, 2)
     with LargestTensor() as memory:
         linear_cross_entropy(hidden, weight, torch.zeros(700, dtype=torch.int64))
-    assert memory.largest == 256 * 50_000
+    assert memory.largest == 350 * 50_000  # two chunks of one size
+
+
+def test_chunks_are_of_one_size_and_one_buffer_serves_logits_and_softmax() -> None:
+    hidden, weight = torch.randn(10, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    with Products() as products:
+        linear_cross_entropy(hidden, weight, torch.zeros(10, dtype=torch.int64), chunk_rows=4)
+    assert products.rows == [4, 4, 2]  # three chunks of at most four
+    with Products() as products:
+        linear_cross_entropy(hidden, weight, torch.zeros(10, dtype=torch.int64), chunk_rows=9)
+    assert products.rows == [5, 5]
+    assert products.softmax_in_place
+    with Products() as products, torch.autocast("cpu", torch.bfloat16):
+        linear_cross_entropy(hidden, weight, torch.zeros(10, dtype=torch.int64))
+    assert not products.softmax_in_place  # which is float32, and the logits are not
 
 
 @pytest.mark.parametrize(
