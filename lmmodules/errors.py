@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 
 
@@ -32,6 +33,22 @@ def check_whole_number(name: str, value: object, *, least: int, of: str = "", re
         raise InputError(
             f"`{name}` must be {kind}, at least {least}, but is {value}" + (f"; use `{remedy}`" if remedy else "")
         )
+
+
+def check_number(name: str, value: object, *, least: float, remedy: str) -> None:
+    """Refuse what is not a finite number, or is too small.
+
+    Args:
+        name: As it is typed.
+        value: As given.
+        least: Smallest allowed.
+        remedy: An override that mends it.
+
+    Raises:
+        InputError: When it is not one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise InputError(f"`{name}` must be a number, at least {least:g}, but is {value}; use `{remedy}`")
 
 
 def check_share(name: str, value: object, *, remedy: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lmmodules.synthesis.client import Client
     from lmmodules.synthesis.embedding import Embedder
+    from lmmodules.synthesis.journal import Journal
     from lmmodules.synthesis.new_questions import NewQuestion
     from lmmodules.synthesis.questions import Example, Question
     from lmmodules.synthesis.solver import Solution
@@ -50,6 +51,7 @@ def solve(config: DictConfig) -> dict[str, Any]:
 
     flush_denormals()  # before torch starts its threads
     console = Console(highlight=False)
+    check_whole_number("seed", config.seed, least=0, remedy="seed=0")
     questions = questions_asked(config)
     if config.clusters:
         return draw(config, questions, console)
@@ -74,6 +76,8 @@ def questions_asked(config: DictConfig) -> list[Question]:
 
     if config.question is not None and config.generated is not None:
         raise InputError("`question` asks one question and `generated` makes others: give one of them")
+    if config.generated is not None and config.course is not None:
+        raise InputError("`generated` makes questions and `course` reads others: give one of them")
     if config.answer is not None and config.question is None:
         raise InputError("`answer` is that of `question`, which is missing; give both")
     if config.question is not None:
@@ -81,7 +85,7 @@ def questions_asked(config: DictConfig) -> list[Question]:
             raise InputError("`question` must be a question in words, but is empty")
         return [Question(SINGLE, str(config.question), "" if config.answer is None else str(config.answer))]
     if config.generated is not None:
-        fresh = MathQuestions(_plain(config.subjects), seed=int(config.seed))
+        fresh = MathQuestions(_plain(config.subjects), seed=config.seed)
         questions = generated_questions(fresh.first(_count("generated", config.generated), held_out=True))
     elif config.course is not None:
         questions = course_questions(_read_courses(config))
@@ -110,19 +114,21 @@ def answer(config: DictConfig, questions: Sequence[Question], console: Console) 
     from lmmodules.synthesis.solver import Solver
 
     output = output_directory(config)
+    if output is not None:
+        _make(output)
     numbers = _plain(config.few_shot)
     tolerance = config.evaluation.tolerance
     if tolerance is None:
         tolerance = EXACT_TOLERANCE if config.course is None else COURSE_TOLERANCE
-    examples = published_examples(config)
     journal = Journal(None if output is None else output / "attempts.jsonl")
+    examples = published_examples(config, journal)
     client: Client = instantiate(config.language_model, _convert_="all")
     form = PromptForm(config.method, config.prompt_style or client.prompt_style, config.context)
     with console.status("") as status:
         solver = Solver(
             client,
             form,
-            few_shot=[] if numbers == 0 else [numbers] if isinstance(numbers, int) else numbers or [],
+            few_shot=[] if numbers in (0, None) else numbers if isinstance(numbers, list) else [numbers],
             order=config.order,
             examples=examples,
             embedder=embedder(config),
@@ -149,7 +155,6 @@ def answer(config: DictConfig, questions: Sequence[Question], console: Console) 
         "solutions": [_told(solution) for solution in solutions],
     }
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         write_json(output / "solved.json", summary)
         _say_where(output / "solved.json", console)
     return summary
@@ -170,6 +175,8 @@ def make_up(config: DictConfig, questions: Sequence[Question], console: Console)
     from lmmodules.synthesis.solution_report import print_new_questions
 
     count = _count("new_questions", config.new_questions)
+    output = output_directory(config) or Path("runs", "solve")
+    _make(output)
     client: Client = instantiate(config.language_model, _convert_="all")
     similarity = embedder(config)
     made: dict[str, list[NewQuestion]] = {}
@@ -181,8 +188,6 @@ def make_up(config: DictConfig, questions: Sequence[Question], console: Console)
         "model": client.name,
         "new_questions": {course: [asdict(one) for one in several] for course, several in made.items()},
     }
-    output = output_directory(config) or Path("runs", "solve")
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "new_questions.json", summary)
     _say_where(output / "new_questions.json", console)
     return summary
@@ -200,9 +205,11 @@ def draw(config: DictConfig, questions: Sequence[Question], console: Console) ->
 
     if len(questions) < 3:
         raise InputError(f"`clusters` needs at least 3 questions to draw, but there are {len(questions)}")
+    output = output_directory(config) or Path("runs", "solve")
+    _make(output)
     vectors = embedder(config)([question.text for question in questions])
     courses = [question.course for question in questions]
-    picture = draw_clusters(vectors, courses, (output_directory(config) or Path("runs", "solve")) / "clusters.png")
+    picture = draw_clusters(vectors, courses, output / "clusters.png")
     share = neighbours_of_the_course(vectors, courses)
     console.print(f"{len(questions)} questions of {len(set(courses))} courses")
     console.print(f"the most similar other question is of the same course: {share:.1%}")
@@ -210,17 +217,17 @@ def draw(config: DictConfig, questions: Sequence[Question], console: Console) ->
     return {"questions": len(questions), "neighbour_of_the_course": share, "picture": str(picture)}
 
 
-def published_examples(config: DictConfig) -> list[Example]:
+def published_examples(config: DictConfig, journal: Journal) -> list[Example]:
     """What is shown as solved from the start: programs of the courses that run to their answers, if that is wished.
 
     Args:
         config: See `solve`.
+        journal: Where it is kept which of them do.
 
     Raises:
         InputError: When there is no such choice, or no course to take them from.
     """
-    from lmmodules.evaluation.course_programs import verify
-    from lmmodules.synthesis.questions import course_examples
+    from lmmodules.synthesis.verified_examples import verified_examples
 
     if config.examples not in ("own", "published"):
         raise InputError(f"`examples` must be own or published, but is {config.examples}; use `examples=own`")
@@ -228,8 +235,9 @@ def published_examples(config: DictConfig) -> list[Example]:
         return []
     if config.course is None:
         raise InputError("`examples=published` are the programs of a course, which is missing; use `course=FILE.csv`")
-    limits, workers = instantiate(config.evaluation.limits), config.evaluation.workers
-    return course_examples(verify(_read_courses(config), limits, workers, protection=config.evaluation.protection))
+    asked = config.evaluation
+    limits = instantiate(asked.limits)
+    return verified_examples(_read_courses(config), journal, limits, asked.workers, protection=asked.protection)
 
 
 def embedder(config: DictConfig) -> Embedder:
@@ -261,6 +269,17 @@ def _read_courses(config: DictConfig) -> list[Any]:
     return [
         question for file in ([files] if isinstance(files, str) else files or []) for question in read_course(str(file))
     ]
+
+
+def _make(output: Path) -> None:
+    """Make the place for what is kept, before anything is asked that could not be kept."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"`output` must be a directory that can be made, but `{output}` cannot ({error.strerror}); use "
+            "`output=runs/solve`"
+        ) from error
 
 
 def _count(name: str, value: object) -> int:

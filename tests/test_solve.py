@@ -16,6 +16,8 @@ import lmmodules.synthesis
 from lmmodules.composition import compose_config
 from lmmodules.data.math_courses import COLUMNS
 from lmmodules.errors import InputError
+from lmmodules.evaluation import course_programs
+from lmmodules.evaluation.sandbox import Execution
 from lmmodules.solve import solve
 from lmmodules.synthesis import Decoding
 
@@ -135,6 +137,23 @@ def test_published_examples_are_those_that_run_to_their_answer(asked, course: Pa
     assert alone["solutions"][0]["verdict"] == "correct"
 
 
+def test_a_resumed_evaluation_with_published_examples_asks_nothing(
+    asked, course: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures = solve(asked(f"course={course}", "examples=published"))
+    assert Parrot.asked
+    # As a program that draws at random would, each runs to something else now.
+    failed = Execution("failed", "", "", 0.0)
+    monkeypatch.setattr(course_programs, "run_programs", lambda programs, *_, **__: [failed for _ in programs])
+    assert solve(asked(f"course={course}", "examples=published")) == figures
+    assert not Parrot.asked
+    lines = [json.loads(line) for line in (tmp_path / "runs/solve/attempts.jsonl").read_text().splitlines()]
+    found = {line["question"]: line["verified"] for line in lines if line["stage"] == "verification"}
+    assert found == {"7.01/1": True, "7.01/2": True, "7.01/3": False, "7.01/4": False}
+    solve(asked(f"course={course}", "examples=published", "evaluation.limits.seconds=9"))
+    assert Parrot.asked  # the limits are others, under which none runs to its answer
+
+
 @pytest.mark.parametrize(
     ("overrides", "prompts"),
     [([], 7), (["few_shot=0"], 4), (["few_shot=[1,2]"], 7), (["method=direct"], 4), (["max_questions=1"], 1)],
@@ -204,9 +223,24 @@ def test_clusters(course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (["question=x", "examples=published"], "`examples=published` are the programs of a course"),
         (["question=x", "evaluation.protection=walls"], "`protection` must be one of"),
         (["question=x", "evaluation.limits.seconds=0"], "`seconds` must be positive"),
-        (["question=x", "evaluation.workers=0"], "`workers` must be at least 1"),
-        (["question=x", "few_shot=-1"], "`few_shot` must be numbers of examples"),
-        (["question=x", "max_new_tokens=0"], "`max_new_tokens` must be at least 1"),
+        (["generated=2", "course=7.01.csv"], "`generated` makes questions and `course` reads others"),
+        (["question=x", "evaluation.workers=0"], "`evaluation.workers` must be a whole number, at least 1, but is 0"),
+        (["question=x", "evaluation.workers=x"], "`evaluation.workers` must be a whole number, at least 1, but is x"),
+        (["question=x", "few_shot=-1"], "`few_shot` must be a whole number of examples, at least 1, but is -1"),
+        (["question=x", "few_shot=abc"], "`few_shot` must be a whole number of examples, at least 1, but is abc"),
+        (["question=x", "few_shot=[2,a]"], "`few_shot` must be a whole number of examples, at least 1, but is a"),
+        (["question=x", "max_new_tokens=0"], "`max_new_tokens` must be a whole number, at least 1, but is 0"),
+        (["question=x", "max_new_tokens=abc"], "`max_new_tokens` must be a whole number, at least 1, but is abc"),
+        (["question=x", "temperature=abc"], "`temperature` must be a number, at least 0, but is abc"),
+        (["question=x", "temperature=nan"], "`temperature` must be a number, at least 0, but is nan"),
+        (["question=x", "top_p=abc"], "`top_p` must be above 0 and at most 1, but is abc"),
+        (["question=x", "seed=abc"], "`seed` must be a whole number, at least 0, but is abc; use `seed=0`"),
+        (["generated=2", "seed=abc"], "`seed` must be a whole number, at least 0, but is abc"),
+        (["question=x", "evaluation.tolerance=abc"], "`evaluation.tolerance` must be a number, at least 0, but is abc"),
+        (["question=x", "evaluation.limits.seconds=abc"], "`seconds` must be positive, but is abc"),
+        (["question=x", "output=/proc/nope"], "`output` must be a directory that can be made, but `/proc/nope` cannot"),
+        (["generated=3", "clusters=true", "output=/proc/nope"], "`output` must be a directory that can be made"),
+        (["generated=3", "new_questions=2", "output=/proc/nope"], "`output` must be a directory that can be made"),
         (["question=x", "new_questions=0"], "`new_questions` must be a whole number"),
         (["question=x", "clusters=true"], "`clusters` needs at least 3 questions"),
     ],

@@ -45,8 +45,8 @@ class KnowledgeProbes(DataModule):
         relations: Names of those to take; `None` for all.
         template: See `prompt_template`; its only field is `subject`. `manual` takes each relation's sentence, and
             `None` makes one of `order` and `prompt_tokens`.
-        order: Of the template: `paper` has the subject first, `official` the answer, as the released code does for
-            masked models.
+        order: Of the template that is made: `paper` has the subject first, `official` the answer, as the released code
+            does for masked models.
         prompt_tokens: Pseudo-tokens before, between and behind subject and answer; a causal model has none behind.
         causal: Kind of the backbone.
         vocabulary: Which tokens may be answers: `original` for all, or `shared` (of several models) and `lama`, which
@@ -109,6 +109,9 @@ class KnowledgeProbes(DataModule):
         ):
             if value not in known:
                 raise InputError(f"`data.{name}` must be one of {', '.join(known)}, but is {value}")
+        if order == "official" and (causal or template is not None):
+            why = "a causal model does not see what stands behind the answer" if causal else "`data.template` is given"
+            raise InputError(f"`data.order` must be paper where {why}, but is official; use `data.order=paper`")
         if len(prompt_tokens) != 3 or any(count < 0 for count in prompt_tokens):
             raise InputError(
                 f"`data.prompt_tokens` must be three numbers, none negative, but is {list(prompt_tokens)}; use "
@@ -189,7 +192,7 @@ class KnowledgeProbes(DataModule):
         if self.template == MANUAL:
             text = self.source.sentence(relation).replace("[X]", "{subject}").replace("[Y]", "{target}")
         else:
-            text = self.template or self._usual()
+            text = self._usual() if self.template is None else self.template
         template = PromptTemplate(text)
         template.check_fields(["subject"])
         return template.before_target() if self.causal else template

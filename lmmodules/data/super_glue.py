@@ -96,11 +96,15 @@ class SuperGlue(DataModule):
         self.task = task
         self.path = Path(path).expanduser()
         self.pattern = PATTERNS[task]()
-        self.template = template or self.pattern.template
-        self.verbalizer = {
-            name: [words] if isinstance(words, str) else list(words)
-            for name, words in (verbalizer or self.pattern.verbalizer).items()
-        }
+        self.template = self.pattern.template if template is None else template
+        said = self.pattern.verbalizer if verbalizer is None else verbalizer
+        self.verbalizer = {name: [words] if isinstance(words, str) else list(words) for name, words in said.items()}
+        if set(said) != set(self.pattern.verbalizer) or not all(self.verbalizer.values()):
+            classes = ", ".join(self.pattern.verbalizer) or "no class"
+            raise InputError(
+                f"`data.verbalizer` must have words for {classes} in {task}, but is "
+                f"{dict(said)}; use `data.verbalizer={self._usual_words() or 'null'}`"
+            )
         self.causal = causal
         self.files = {"train": train_file, "validation": validation_file}
         self.swap_choices = swap_choices
@@ -172,6 +176,11 @@ class SuperGlue(DataModule):
         """Names of the classes; of a choice the numbers of the texts, of WSC whether the name is right."""
         return {"copa": ["0", "1"], "wsc": ["false", "true"]}.get(self.task, list(self.verbalizer))
 
+    def _usual_words(self) -> str:
+        """The verbalizer of the released code, as it is typed."""
+        words = ",".join(f"{name}:{word}" for name, word in self.pattern.verbalizer.items())
+        return f"{{{words}}}" if words else ""
+
     def _learned(self, part: str) -> list[Example]:
         """Examples that a loss is taken of."""
         return [example for example in self.examples[part] if self.task != "wsc" or example.label == "true"]
@@ -230,14 +239,19 @@ class SuperGlue(DataModule):
 
     def _verbalizer_ids(self) -> list[list[int]]:
         widest = max(map(len, self.verbalizer.values()))
-        table = []
+        table, said = [], dict[int, str]()
         for name, words in self.verbalizer.items():
             encoded = self.tokenizer.encode_batch([f" {word}" for word in words])
             for word, ids in zip(words, encoded, strict=True):
                 if len(ids) != 1 or ids[0] in self.tokenizer.special_ids:
                     raise InputError(
                         f"`data.verbalizer` must say each class by words of one token, but {word!r} for {name} is "
-                        f"{len(ids)} in this tokenizer; use for example `data.verbalizer.{name}=yes`"
+                        f"{len(ids)} in this tokenizer; use for example `data.verbalizer={self._usual_words()}`"
+                    )
+                if said.setdefault(ids[0], name) != name:
+                    raise InputError(
+                        f"`data.verbalizer` must say each class by words of its own, but {word!r} says {said[ids[0]]} "
+                        f"and {name}; use for example `data.verbalizer={self._usual_words()}`"
                     )
             table.append([ids[0] for ids in encoded] + [-1] * (widest - len(words)))
         return table

@@ -227,6 +227,8 @@ _IMAGINARY = re.compile(rf"(?<![\w.]){_NUMBER}j(?!\w)")
 """As Python writes it."""
 _OTHER_UNITS = re.compile(r"(?<![A-Za-z_])[iIk](?!\w)")
 """Beside which a `j` is the second of three, or an unknown."""
+_MATRIX = re.compile(r"(?:[A-Za-z][\w*]*\s*=\s*)?[\[(]")
+"""How one begins, with a name or without."""
 _ROWS = re.compile(r"\[([^\[\]]*;[^\[\]]*)\]")
 """A matrix as MATLAB writes it."""
 
@@ -253,7 +255,7 @@ def parse(text: str) -> Value:
     if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text):
         text = text.replace(",", "")
     complex_numbers = bool(_IMAGINARY.search(text)) and not _OTHER_UNITS.search(text)
-    if re.match(r"[\[(]", text) and "," not in text:  # as numpy prints
+    if _MATRIX.match(text) and "," not in text:  # as numpy prints
         end_of_member = r"[\d.]j" if complex_numbers else r"[\d.\]]"  # in `[2. +3.j]` there is one
         text = re.sub(rf"(?<={end_of_member})\s+(?=[-+\[]?[\d.\[])", ", ", text)
         text = re.sub(r"(?<=\])\s*(?=\[)", ", ", text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmmodules.data.math_courses import CourseQuestion
-from lmmodules.evaluation.answer_parser import Equation, Expression, UnreadableError, parse
+from lmmodules.errors import require
+from lmmodules.evaluation.answer_parser import FUNCTIONS, Equation, Expression, UnreadableError, parse
 from lmmodules.evaluation.answers import compare, extract_answer
 from lmmodules.evaluation.program_execution import run_programs
 from lmmodules.evaluation.sandbox import Execution, Limits
@@ -17,6 +18,13 @@ TOLERANCE = 1e-3
 """Answers of courses are rounded."""
 COURSE_LIMITS = Limits(seconds=60.0)
 """The longest of the published programs simulate."""
+VERIFYING_RUNS = 3
+"""A program that draws at random seldom prints the same in all of them."""
+PACKAGES = ("numpy", "sympy", "scipy", "networkx", "matplotlib")
+"""What published programs import besides the standard library: the extra `solve`."""
+NOISE = 0.05
+"""How far a number that a program drew may lie from the published one, relative to it, for chance to be the cause."""
+DRAWS = re.compile(r"\b(?:random|randint|randrange|shuffle)\b")
 PRINTED_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?")
 
 
@@ -49,13 +57,37 @@ def is_readable(answer: str) -> bool:
     Args:
         answer: As published.
     """
-    try:
-        value = parse(answer)
-    except (UnreadableError, RecursionError):
-        return False
-    if isinstance(value, Equation):
-        value = value.right
-    return not isinstance(value, Expression) or all(len(name) == 1 or name[1:].isdigit() for name in value.names())
+    return _is_mathematics(answer) or all(map(_is_mathematics, pieces(answer)))
+
+
+def pieces(text: str) -> list[str]:
+    """What was printed one below the other: lines, of which those belong together that a bracket or `P =` holds.
+
+    Args:
+        text: Of several lines.
+    """
+    found: list[str] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        last = found[-1] if found else ""
+        if last.endswith("=") or sum(map(last.count, "[({")) > sum(map(last.count, "])}")):
+            found[-1] = f"{last} {line}"
+        else:
+            found.append(line)
+    return found
+
+
+def check_packages(programs: Sequence[str]) -> None:
+    """Refuse to run programs of which some would fail for want of a package.
+
+    Args:
+        programs: Python sources.
+
+    Raises:
+        InputError: When one imports a package of the extra `solve` that is not installed.
+    """
+    for package in PACKAGES:
+        if any(re.search(rf"^\s*(?:import|from)\s+{package}\b", program, re.M) for program in programs):
+            require(package, "solve", "running published programs")
 
 
 def grade(
@@ -66,9 +98,9 @@ def grade(
     tolerance: float = TOLERANCE,
     protection: str | None = None,
 ) -> list[GradedProgram]:
-    """Run the programs of questions twice, and compare what the first run printed with the published answers.
+    """Run the programs of questions, and compare what they print with the published answers.
 
-    The second run tells randomness from wrong answers; it decides nothing.
+    Those that print another answer run a second time, which tells randomness and decides nothing.
 
     Args:
         questions: With their programs.
@@ -76,7 +108,11 @@ def grade(
         workers: How many run at a time.
         tolerance: How far a number may lie from the published one, relative to it.
         protection: One of `protection.PROTECTIONS`; `None` for the strongest.
+
+    Raises:
+        InputError: When a package that programs import is not installed, or programs cannot be isolated here.
     """
+    check_packages([question.program for question in questions])
     programs = [question.program for question in questions]
     first = run_programs(programs, limits, workers, protection=protection)
     graded = [_grade(question, run, tolerance) for question, run in zip(questions, first, strict=True)]
@@ -84,10 +120,7 @@ def grade(
     second = run_programs([programs[at] for at in unclear], limits, workers, protection=protection)
     for at, run in zip(unclear, second, strict=True):
         if run.output != graded[at].execution.output:
-            one = graded[at]
-            graded[at] = GradedProgram(
-                one.question, one.execution, one.answer, one.readable, one.correct, one.anywhere, "randomness"
-            )
+            graded[at] = replace(graded[at], cause="randomness")
     return graded
 
 
@@ -98,16 +131,30 @@ def verify(
     *,
     protection: str | None = None,
 ) -> list[CourseQuestion]:
-    """The questions whose programs run again to their answers; only these serve as examples or to learn from.
+    """The questions whose programs run to their answers each time; only these serve as examples or to learn from.
+
+    Every program runs `VERIFYING_RUNS` times and must print the same answer, so that none is kept by luck.
 
     Args:
         questions: With their programs.
         limits: What each program may use.
         workers: How many run at a time.
         protection: One of `protection.PROTECTIONS`; `None` for the strongest.
+
+    Raises:
+        InputError: When a package that programs import is not installed, or programs cannot be isolated here.
     """
-    graded = grade(questions, limits, workers, protection=protection)
-    return [one.question for one in graded if one.correct]
+    check_packages([question.program for question in questions])
+    kept, printed = list(questions), dict[CourseQuestion, str]()
+    for _ in range(VERIFYING_RUNS):
+        runs = run_programs([question.program for question in kept], limits, workers, protection=protection)
+        graded = [_grade(question, run, TOLERANCE) for question, run in zip(kept, runs, strict=True)]
+        kept = [
+            one.question
+            for one in graded
+            if one.correct and printed.setdefault(one.question, one.execution.output) == one.execution.output
+        ]
+    return kept
 
 
 def table(graded: Sequence[GradedProgram]) -> list[dict[str, str | int]]:
@@ -172,7 +219,8 @@ def _grade(question: CourseQuestion, run: Execution, tolerance: float) -> Graded
     answer = found.text or ""
     readable = is_readable(question.answer)
     verdict = compare(answer, question.answer, tolerance) if answer else None
-    correct = run.status == "finished" and verdict is not None and verdict.correct
+    right = (verdict is not None and verdict.correct) or _all_printed(run.output, question.answer, tolerance)
+    correct = run.status == "finished" and right
     anywhere = correct or any(
         compare(number, question.answer, tolerance).correct
         for number in dict.fromkeys(PRINTED_NUMBER.findall(run.output)[:200])
@@ -181,22 +229,58 @@ def _grade(question: CourseQuestion, run: Execution, tolerance: float) -> Graded
     return GradedProgram(question, run, answer, readable, correct, anywhere, cause)
 
 
+def _is_mathematics(answer: str) -> bool:
+    try:
+        value = parse(answer)
+    except (UnreadableError, RecursionError):
+        return False
+    if isinstance(value, Equation):
+        value = value.right
+    return not isinstance(value, Expression) or all(len(name) == 1 or name[1:].isdigit() for name in value.names())
+
+
+def _all_printed(output: str, published: str, tolerance: float) -> bool:
+    """Whether several answers are published one below the other, and all that was printed is those."""
+    wanted, printed = pieces(published), pieces(output)
+    if len(wanted) < 2 or len(wanted) != len(printed):
+        return False
+    return all(compare(given, answer, tolerance).correct for given, answer in zip(printed, wanted, strict=True))
+
+
 def _cause(question: CourseQuestion, run: Execution, silence: str, readable: bool, anywhere: bool) -> str:
-    last = next((line for line in reversed(run.errors.splitlines()) if line.strip()), "")
     if run.status == "timeout":
         return run.reason
     if run.status == "failed":
-        name = re.match(r"[A-Za-z_.]+", last)
-        if name is None:
-            return run.reason
-        kind = name[0].rsplit(".", 1)[-1]
-        if kind in ("NameError", "ModuleNotFoundError"):
-            return "missing import"
-        return {"SyntaxError": "not Python 3", "EOFError": "asks for input"}.get(kind, f"fails with {kind}")
+        return _failure(run)
     if silence:
         return "a picture" if re.search(r"matplotlib|plt\.|plot\(|turtle", question.program) else silence
     if not readable:
-        return "the published answer is prose or a picture"
+        return _unread(question.answer)
     if anywhere:
         return "printed, but not as the last line alone"
+    if compare(f"{extract_answer(run.output).text} + C", question.answer).correct:
+        return "without the constant of integration"
+    if DRAWS.search(question.program) and any(
+        compare(number, question.answer, NOISE).correct for number in PRINTED_NUMBER.findall(run.output)[:200]
+    ):
+        return "randomness"
     return "another answer"
+
+
+def _failure(run: Execution) -> str:
+    last = next((line for line in reversed(run.errors.splitlines()) if line.strip()), "")
+    name = re.match(r"[A-Za-z_.]+", last)
+    if name is None:
+        return run.reason
+    kind = name[0].rsplit(".", 1)[-1]
+    known = {"NameError": "missing import", "SyntaxError": "not Python 3", "EOFError": "asks for input"}
+    return known.get(kind, f"fails with {kind}")
+
+
+def _unread(published: str) -> str:
+    """Why a published answer is not read as mathematics."""
+    if re.fullmatch(r"\d{1,2}-[A-Z][a-z]{2}", published.strip()):
+        return "the published answer is a fraction that a spreadsheet made a date"
+    if any(word not in FUNCTIONS for word in re.findall(r"(?<!\\)\b[A-Za-z]{3,}", published)):
+        return "the published answer is prose or a picture"
+    return "the published answer is of a form that is not read"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmmodules.errors import InputError
+from lmmodules.errors import check_whole_number
 from lmmodules.evaluation.protection import chosen
 from lmmodules.evaluation.sandbox import Execution, Limits, Sandbox
 
@@ -30,6 +30,5 @@ def run_programs(
     Raises:
         InputError: When programs cannot be isolated here, or there is no worker.
     """
-    if workers < 1:
-        raise InputError(f"`workers` must be at least 1, but is {workers}; use `evaluation.workers=2`")
+    check_whole_number("workers", workers, least=1, remedy="evaluation.workers=2")
     return Sandbox.of(limits, chosen(protection)).run_all(programs, workers)

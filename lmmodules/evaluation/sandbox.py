@@ -52,7 +52,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value <= 0:
+            if not isinstance(value, int | float) or not value > 0:
                 raise InputError(f"`{name}` must be positive, but is {value}; use `evaluation.limits.{name}=10`")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_number, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"`max_new_tokens` must be at least 1, but is {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise InputError(f"`temperature` must not be negative, but is {self.temperature}; use `temperature=0`")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        check_whole_number("max_new_tokens", self.max_new_tokens, least=1, remedy="max_new_tokens=256")
+        check_number("temperature", self.temperature, least=0, remedy="temperature=0")
+        check_whole_number("seed", self.seed, least=0, remedy="seed=0")
+        if self.top_p is not None and not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
             raise InputError(f"`top_p` must be above 0 and at most 1, but is {self.top_p}; use `top_p=null`")
 
     def cut(self, text: str) -> str:

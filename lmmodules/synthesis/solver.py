@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_number, check_whole_number
 from lmmodules.evaluation.program_execution import run_programs
 from lmmodules.evaluation.protection import chosen
 from lmmodules.evaluation.sandbox import Execution, Limits
@@ -110,13 +110,10 @@ class Solver:
     ) -> None:
         self.client = client
         self.form = form or PromptForm(style=client.prompt_style)
-        if any(number < 1 for number in few_shot):
-            raise InputError(
-                f"`few_shot` must be numbers of examples, at least 1 each, but is {list(few_shot)}; use `few_shot=0` "
-                "for none"
-            )
-        if tolerance < 0:
-            raise InputError(f"`tolerance` must not be negative, but is {tolerance}; use `evaluation.tolerance=1e-3`")
+        for number in few_shot:
+            check_whole_number("few_shot", number, least=1, of="examples", remedy="few_shot=0")
+        check_number("evaluation.tolerance", tolerance, least=0, remedy="evaluation.tolerance=1e-3")
+        check_whole_number("evaluation.workers", workers, least=1, remedy="evaluation.workers=2")
         if explain and not self.form.writes_programs:
             raise InputError(f"`explain` needs programs, but `method` is {self.form.method}; use `method=program`")
         self.few_shot = tuple(few_shot) if self.form.writes_programs else ()

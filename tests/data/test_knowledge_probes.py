@@ -52,7 +52,6 @@ def tokenizer(folder: Path) -> Tokenizer:
         ({"order": "official"}, "<P><P><P><target><P><P><P> Paris<P><P><P>"),
         ({"prompt_tokens": (3, 3, 0)}, "<P><P><P> Paris<P><P><P><target> ."),
         ({"causal": True}, "<P><P><P> Paris<P><P><P><target>"),
-        ({"causal": True, "order": "official"}, "<P><P><P> Paris<P><P><P><target>"),
         ({"template": "manual"}, "The tongue of Paris is<target> ."),
         ({"template": "manual", "causal": True}, "The tongue of Paris is<target>"),
         ({"template": "{subject} {prompt} : {target}"}, "Paris<P> :<target>"),
@@ -107,6 +106,23 @@ def test_files_that_are_not_right(folder: Path) -> None:
         probes(folder).prepare()
     with pytest.raises(InputError, match="that holds RELATION"):
         probes(folder / "R1").prepare()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"causal": True, "order": "official"}, "`data.order` must be paper where a causal model does not see"),
+        ({"template": "manual", "order": "official"}, "`data.order` must be paper where `data.template` is given"),
+    ],
+)
+def test_an_order_without_effect_is_refused(folder: Path, arguments: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        probes(folder, **arguments)
+
+
+def test_an_empty_template_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"`data.template` must have one \{target\}, but '' has none"):
+        probes(folder, template="").prepare()
 
 
 def test_options_out_of_range(folder: Path) -> None:

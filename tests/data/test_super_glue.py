@@ -120,6 +120,43 @@ def test_words_of_several_tokens_are_refused(tmp_path: Path) -> None:
         task_in(tmp_path, "rte", verbalizer=words).prepare()
 
 
+@pytest.mark.parametrize(
+    ("task", "words", "sentence"),
+    [
+        (
+            "rte",
+            {"entailment": "Y"},
+            "must have words for not_entailment, entailment in rte, but is {'entailment': 'Y'}",
+        ),
+        ("rte", {"not_entailment": "N", "entailment": "Y", "maybe": "M"}, "must have words for not_entailment, entail"),
+        ("rte", {"not_entailment": "N", "entailment": []}, "must have words for not_entailment, entailment in rte"),
+        ("rte", {}, "use `data.verbalizer={not_entailment:No,entailment:Yes}`"),
+        (
+            "wsc",
+            {"true": "Yes"},
+            "must have words for no class in wsc, but is {'true': 'Yes'}; use `data.verbalizer=null`",
+        ),
+        (
+            "rte",
+            {"not_entailment": "N", "entailment": "N"},
+            "by words of its own, but 'N' says not_entailment and entail",
+        ),
+        ("rte", {"not_entailment": ["N", "Y"], "entailment": ["Y"]}, "'Y' says not_entailment and entailment"),
+    ],
+)
+def test_verbalizers_that_cannot_tell_classes_apart_are_refused(
+    task: str, words: dict, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        task_in(tmp_path, task, verbalizer=words).prepare()
+    assert sentence in str(caught.value)
+
+
+def test_an_empty_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must have one \{target\}, but '' has none"):
+        task_in(tmp_path, "rte", template="").prepare()
+
+
 def test_rows_that_lack_something_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'hypothesis' in every row of RTE, but line 1"):
         task_in(tmp_path, "rte", [{"premise": "x", "label": "entailment"}]).prepare()

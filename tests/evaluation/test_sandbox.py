@@ -140,5 +140,5 @@ def test_an_unknown_protection() -> None:
 
 
 def test_there_must_be_a_worker() -> None:
-    with pytest.raises(InputError, match="`workers` must be at least 1, but is 0"):
+    with pytest.raises(InputError, match="`workers` must be a whole number, at least 1, but is 0"):
         run_programs([], workers=0)

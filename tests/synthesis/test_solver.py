@@ -223,8 +223,8 @@ def test_two_questions_of_one_text_are_asked_once(scripted, sums) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"few_shot": [0]}, r"`few_shot` must be numbers of examples, at least 1 each, but is \[0\]"),
-        ({"tolerance": -1.0}, "`tolerance` must not be negative"),
+        ({"few_shot": [0]}, "`few_shot` must be a whole number of examples, at least 1, but is 0; use `few_shot=0`"),
+        ({"tolerance": -1.0}, "`evaluation.tolerance` must be a number, at least 0, but is -1.0"),
         ({"order": "random"}, "`order` must be one of"),
         ({"protection": "walls"}, "`protection` must be one of"),
         ({"explain": True, "form": PromptForm("direct")}, "`explain` needs programs, but `method` is direct"),
