@@ -13,7 +13,10 @@ from lmmodules.errors import InputError, check_whole_number
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
+    from lmmodules.evaluation.generation import Writer
+    from lmmodules.evaluation.prompted_model import PromptedModel
     from lmmodules.objectives import LanguageModel
+    from lmmodules.objectives.p_tuning import PTuning
 
 UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that are no whole character yet."""
@@ -34,8 +37,11 @@ def generate(config: DictConfig) -> list[str]:
         The continuations, or the middles.
     """
     from lmmodules.checkpoint import load, load_tokenizer
+    from lmmodules.evaluation.prompted_model import PromptedModel
     from lmmodules.models.floating_point import flush_denormals
+    from lmmodules.models.prompt_files import holds_prompts
     from lmmodules.objectives import LanguageModel
+    from lmmodules.objectives.p_tuning import PTuning
 
     fills_in = config.prefix is not None or config.suffix is not None
     if fills_in and config.prompt is not None:
@@ -50,32 +56,42 @@ def generate(config: DictConfig) -> list[str]:
     if config.max_length is not None:
         check_whole_number("max_length", config.max_length, least=1)
     flush_denormals()  # before torch starts its threads
+    if not fills_in and holds_prompts(config.checkpoint):
+        return write_in_template(config, PromptedModel.read(config.checkpoint, config.backbone, device=config.device))
+    if config.backbone is not None:
+        raise InputError(
+            "`backbone` is the network of an export of P-tuning, but `checkpoint` brings its own; use `backbone=null`"
+        )
     tokenizer = load_tokenizer(config.checkpoint)
     objective = load(config.checkpoint, device=config.device)
     if not isinstance(objective, LanguageModel) or not objective.backbone.causal:
         raise InputError(
             f"`checkpoint` must hold a causal model to write text, but it holds a `{type(objective).__name__}`"
         )
-    return (fill_in if fills_in else write_on)(config, objective, tokenizer)
+    if fills_in:
+        return fill_in(config, objective, tokenizer)
+    if isinstance(objective, PTuning):
+        return write_in_template(config, prompted_model(config, objective, tokenizer))
+    return write_on(config, objective, tokenizer, tokenizer.encode(str(config.prompt)) or [tokenizer.eos_id])
 
 
-def write_on(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[str]:
+def write_on(config: DictConfig, model: Writer, tokenizer: Tokenizer, prompt: list[int]) -> list[str]:
     """Continue a prompt, sample by sample.
 
     Args:
         config: See `generate`.
-        objective: The checkpoint's.
-        tokenizer: The checkpoint's.
+        model: Of the checkpoint or the export.
+        tokenizer: Of the model.
+        prompt: Tokens to write on from.
     """
     from lmmodules.evaluation.generation import generate as generate_tokens
 
-    prompt = prompt_ids(config, objective, tokenizer)
     continuations = []
     for sample in range(config.num_samples):
         _announce(sample, config.num_samples)
         stream = TextStream(tokenizer.decode, str(config.prompt))
         written = generate_tokens(
-            objective,
+            model,
             [prompt],
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
@@ -90,47 +106,33 @@ def write_on(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer)
     return continuations
 
 
-def prompt_ids(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[int]:
-    """The tokens to write on from: those of the prompt, within its template if the checkpoint is of P-tuning.
+def write_in_template(config: DictConfig, model: PromptedModel) -> list[str]:
+    """Continue a prompt within the template of a task of P-tuning.
 
     Args:
         config: See `generate`.
-        objective: The checkpoint's; pseudo-tokens become tokens of its network.
-        tokenizer: The checkpoint's.
+        model: Of the checkpoint or the export.
+    """
+    task = None if config.get("task") is None else str(config.task)
+    prompted, ids = model.filled_in(str(config.prompt), task)
+    return write_on(config, prompted, model.tokenizer, ids)
 
-    Raises:
-        InputError: When the template has not one field for the prompt to stand in.
+
+def prompted_model(config: DictConfig, objective: PTuning, tokenizer: Tokenizer) -> PromptedModel:
+    """What a checkpoint of P-tuning has learned.
+
+    Args:
+        config: See `generate`.
+        objective: The checkpoint's.
+        tokenizer: The checkpoint's.
     """
     from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
     from lmmodules.checkpoint import read_checkpoint
-    from lmmodules.data.prompt_rows import PromptLayout
+    from lmmodules.evaluation.prompted_model import PromptedModel
     from lmmodules.export import prompt_templates
-    from lmmodules.models.prompt_files import prompts_as_tokens
-    from lmmodules.objectives.p_tuning import PTuning
 
-    if not isinstance(objective, PTuning):
-        return tokenizer.encode(str(config.prompt)) or [tokenizer.eos_id]
     templates = prompt_templates(objective, read_checkpoint(config.checkpoint)[SNAPSHOT_KEY])
-    task = objective.tasks[0] if config.get("task") is None else str(config.task)
-    if task not in templates:
-        raise InputError(f"`task` must be one of {', '.join(templates)}, but is {task}")
-    template = templates[task]
-    if len(template.fields) != 1:
-        raise InputError(
-            f"`prompt` fills in the one field of a template, but that of {task} has the fields "
-            f"{', '.join(template.fields)}"
-        )
-    first = sum(objective.prompt_lengths[: objective.tasks.index(task)])
-    layout = PromptLayout(tokenizer, True, objective.backbone.max_length or 1 << 30)
-    columns = {template.fields[0]: [str(config.prompt)]}
-    row = layout.rows(template, columns, [[tokenizer.eos_id]], first_prompt=first)[0]
-    table = objective.prompts()
-    if table is None:
-        return row.input_ids
-    size = objective.backbone.token_embedding.num_embeddings
-    objective.head = prompts_as_tokens(objective.backbone, objective.head, table)
-    pairs = zip(row.input_ids, row.prompt_ids, strict=True)
-    return [token if prompt < 0 else size + prompt for token, prompt in pairs]
+    return PromptedModel(objective.backbone, objective.head, tokenizer, objective.folded(), templates)
 
 
 def fill_in(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lmmodules.errors import InputError
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.heads import LanguageModelHead
 
@@ -30,6 +32,43 @@ def write_prompts(folder: Path, prompts: Mapping[str, Tensor], templates: Mappin
     save_file({task: prompt.contiguous().cpu() for task, prompt in prompts.items()}, folder / PROMPTS)
     text = json.dumps({"templates": dict(templates)}, indent=2, ensure_ascii=False)
     (folder / TEMPLATES).write_text(text + "\n", encoding="utf-8")
+
+
+def holds_prompts(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder that prompts were exported to.
+
+    Args:
+        path: Of anything.
+    """
+    return (Path(path) / PROMPTS).is_file()
+
+
+def read_prompts(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `write_prompts` wrote.
+
+    Args:
+        folder: With both files.
+
+    Returns:
+        Prompts (P, E) and templates, by task.
+
+    Raises:
+        InputError: When one cannot be read, or prompts are there for a task without a template.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        prompts = load_file(folder / PROMPTS)
+        templates = json.loads((folder / TEMPLATES).read_text(encoding="utf-8"))["templates"]
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"`{folder}` must hold `{PROMPTS}` and `{TEMPLATES}` as `lmm-export` writes them, but they cannot be read "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    if not set(prompts) <= set(templates):
+        raise InputError(f"`{folder / TEMPLATES}` must have a template for each of {', '.join(prompts)}")
+    return prompts, templates
 
 
 def write_peft_adapter(folder: Path, prompt: Tensor, backbone: Backbone) -> None:

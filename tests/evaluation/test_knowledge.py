@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lmmodules.checkpoint import load
-from lmmodules.composition import compose
+from lmmodules.composition import compose, compose_config
+from lmmodules.errors import InputError
 from lmmodules.evaluation.knowledge import KnowledgeProbing, summary
 from lmmodules.export import export_checkpoint
+from lmmodules.generate import generate
 
 
 def test_means_over_relations_and_facts() -> None:
@@ -66,6 +68,50 @@ def test_an_export_holds_the_folded_prompt_and_an_adapter(run, tmp_path: Path) -
     )
     templates = json.loads((tmp_path / "model" / "prompts.json").read_text())["templates"]
     assert templates == {"direction": "{prompt:4} {subject} {target}"}
+
+
+def written(checkpoint: Path, *overrides: str) -> list[str]:
+    shape = ("prompt=LATIN SMALL", "max_new_tokens=12", "num_samples=2", *overrides)
+    return generate(compose_config("generate", f"checkpoint={checkpoint}", *shape))
+
+
+@pytest.mark.parametrize("temperature", [1, 3])  # the likeliest token is always the same after so few steps
+def test_an_export_writes_what_its_checkpoint_writes(run, temperature: int, tmp_path: Path) -> None:
+    export_checkpoint(run.directory, tmp_path / "model")
+    told = f"temperature={temperature}"
+    trained = written(run.directory, told)
+    assert written(tmp_path / "model", told) == trained
+    assert written(tmp_path / "model", told, "task=direction") == trained
+    # The prompts by themselves, and the network elsewhere.
+    (tmp_path / "prompts").mkdir()
+    for name in ("prompts.safetensors", "prompts.json"):
+        (tmp_path / "model" / name).rename(tmp_path / "prompts" / name)
+    assert written(tmp_path / "prompts", told, f"backbone={tmp_path / 'model'}") == trained
+    # The prompt is what makes the difference.
+    prompts = load_file(tmp_path / "prompts" / "prompts.safetensors")
+    save_file({"direction": -5 * prompts["direction"]}, tmp_path / "prompts" / "prompts.safetensors")
+    assert written(tmp_path / "prompts", told, f"backbone={tmp_path / 'model'}") != trained
+
+
+def test_exports_that_cannot_be_written_from(run, tmp_path: Path) -> None:
+    export_checkpoint(run.directory, tmp_path / "model")
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    save_file({"direction": torch.zeros(4, 31)}, prompts / "prompts.safetensors")
+    with pytest.raises(InputError, match=r"must hold `prompts.safetensors` and `prompts.json` as `lmm-export` writes"):
+        written(prompts)
+    (prompts / "prompts.json").write_text('{"templates": {}}')
+    with pytest.raises(InputError, match="must have a template for each of direction"):
+        written(prompts)
+    (prompts / "prompts.json").write_text('{"templates": {"direction": "{prompt:4} {subject} {target}"}}')
+    with pytest.raises(InputError, match=r"`backbone` must be the folder of the network .*; use `backbone=DIR`"):
+        written(prompts)
+    with pytest.raises(InputError, match=r"has 32 numbers for a token, and direction in .* has the shape \(4, 31\)"):
+        written(prompts, f"backbone={tmp_path / 'model'}")
+    with pytest.raises(InputError, match="`task` must be one of direction, but is P103"):
+        written(tmp_path / "model", "task=P103")
+    with pytest.raises(InputError, match=r"`checkpoint` brings its own; use `backbone=null`"):
+        written(run.directory, f"backbone={tmp_path / 'model'}")
 
 
 def test_peft_loads_the_adapter(run, tmp_path: Path) -> None:
