@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from lmmodules.data.sorted_lines import find, spread, with_prefix
 from lmmodules.errors import InputError
 
 PartOfSpeech = Literal["noun", "verb", "adj", "adv"]
@@ -15,6 +16,7 @@ PARTS_OF_SPEECH: tuple[PartOfSpeech, ...] = get_args(PartOfSpeech)
 
 _TYPES = {"noun": (b"1",), "verb": (b"2",), "adj": (b"3", b"5"), "adv": (b"4",)}  # ss_type of a sense key
 _COUNTS = ("cntlist.rev", "index.sense")  # Both hold, sorted by sense key, how often a sense was tagged
+_LOOKED_AT = 64  # lines of each file that are read when it is opened
 _ENDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "noun": (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
              ("ies", "y")),
@@ -51,10 +53,19 @@ class Synset(NamedTuple):
     pointers: tuple[Pointer, ...]
 
 
+class Entry(NamedTuple):
+    """A word in an index: its senses, the most frequent first, and how many of them were tagged in text."""
+
+    offsets: tuple[int, ...]
+    num_tagged: int
+
+
 class WordNet:
     """A directory of WordNet 3.x.
 
     Nothing is loaded: its files are sorted, and an entry is found by halving in a memory map, which all workers share.
+    Some lines of each file are looked at when it is opened, so that a damaged directory is mostly found before it is
+    used.
 
     Args:
         directory: Holds `index.*` and `data.*`; `*.exc` and `cntlist.rev` or `index.sense` are used where they are.
@@ -76,9 +87,12 @@ class WordNet:
             for kind in ("index", "data"):
                 self._files[f"{kind}.{pos}"] = self._open(f"{kind}.{pos}")
             self._check_data(pos)
+            self._check_index(pos)
         for name in (*(f"{pos}.exc" for pos in PARTS_OF_SPEECH), *_COUNTS):
             if (self.directory / name).is_file() and (self.directory / name).stat().st_size:
                 self._files[name] = self._open(name)
+                for line in spread(self._files[name], _LOOKED_AT).values():
+                    self._count(name, line) if name in _COUNTS else self._exception(name, line)
 
     def __reduce__(self) -> tuple[type[WordNet], tuple[Path]]:
         return WordNet, (self.directory,)  # a memory map cannot be sent to a worker, but opened there
@@ -94,13 +108,14 @@ class WordNet:
             pos: Part of speech.
         """
         name = f"{pos}.exc"
-        listed = None if name not in self._files else _find(self._files[name], word)
+        listed = None if name not in self._files else find(self._files[name], word)
         if listed is not None:
-            forms = [word, *listed.split()[1:]]
+            forms = [word, *self._exception(name, listed)[1:]]
         else:
             stems = [word[: -len(end)] + new for end, new in _ENDINGS[pos] if word.endswith(end) and word != end]
             forms = [word, *stems]
-        return tuple(form for form in dict.fromkeys(forms) if self._entry(form, pos) is not None)
+        index = self._files[f"index.{pos}"]
+        return tuple(form for form in dict.fromkeys(forms) if find(index, form) is not None)
 
     def synsets(self, lemma: str, pos: PartOfSpeech) -> tuple[Synset, ...]:
         """Senses of an entry, the most frequent first.
@@ -113,14 +128,7 @@ class WordNet:
             InputError: When index and data do not fit together.
         """
         entry = self._entry(lemma, pos)
-        if entry is None:
-            return ()
-        try:
-            count = int(entry[2])
-            offsets = [int(field) for field in entry[len(entry) - count :]] if count else []
-        except (ValueError, IndexError) as error:
-            raise self._broken(f"index.{pos}", f"has no readable entry for `{lemma}`") from error
-        return tuple(self.synset(offset, pos) for offset in offsets)
+        return () if entry is None else tuple(self.synset(offset, pos) for offset in entry.offsets)
 
     def synset(self, offset: int, pos: PartOfSpeech) -> Synset:
         """The synset at a byte of the data file.
@@ -163,26 +171,32 @@ class WordNet:
         Args:
             lemma: A base form.
             pos: Part of speech.
+
+        Raises:
+            InputError: When the file holds no count.
         """
         for name in _COUNTS:
             if name in self._files:
                 prefix = f"{lemma}%".encode()
-                lines = _lines_with_prefix(self._files[name], prefix)
+                lines = with_prefix(self._files[name], prefix)
                 of_pos = (line for line in lines if line[len(prefix) : len(prefix) + 1] in _TYPES[pos])
-                return sum(int(line.rpartition(b" ")[2]) for line in of_pos)
+                return sum(self._count(name, line.decode("ascii", "replace")) for line in of_pos)
         entry = self._entry(lemma, pos)
-        return 0 if entry is None else int(entry[5 + int(entry[3])])  # behind the pointer symbols and sense_cnt
+        return 0 if entry is None else entry.num_tagged
 
     def irregular_forms(self, pos: PartOfSpeech) -> Iterator[tuple[str, str]]:
         """Exceptional forms with their base form, one by one.
 
         Args:
             pos: Part of speech.
+
+        Raises:
+            InputError: When a line is no form with its base.
         """
         name = f"{pos}.exc"
         if name in self._files:
             for line in self._files[name][:].decode("ascii", "replace").splitlines():
-                form, *bases = line.split()
+                form, *bases = self._exception(name, line)
                 yield from ((form, base) for base in bases)
 
     def entries(self, pos: PartOfSpeech) -> Iterator[tuple[str, int]]:
@@ -190,15 +204,40 @@ class WordNet:
 
         Args:
             pos: Part of speech.
+
+        Raises:
+            InputError: When a line is no entry.
         """
         for line in self._files[f"index.{pos}"][:].decode("ascii", "replace").splitlines():
-            if not line.startswith("  "):
-                fields = line.split()
-                yield fields[0], int(fields[5 + int(fields[3])])
+            if not line.startswith(_LICENCE):
+                yield line.partition(" ")[0], self._read(line, pos).num_tagged
 
-    def _entry(self, lemma: str, pos: PartOfSpeech) -> list[str] | None:
-        line = _find(self._files[f"index.{pos}"], lemma)
-        return None if line is None else line.split()
+    def _entry(self, lemma: str, pos: PartOfSpeech) -> Entry | None:
+        line = find(self._files[f"index.{pos}"], lemma)
+        return None if line is None else self._read(line, pos)
+
+    def _read(self, line: str, pos: PartOfSpeech) -> Entry:
+        fields = line.split()
+        try:
+            first = 6 + int(fields[3])  # behind the pointer symbols
+            entry = Entry(tuple(map(int, fields[first:])), int(fields[first - 1]))
+            if len(entry.offsets) != int(fields[2]):
+                raise ValueError(line)
+        except (ValueError, IndexError) as error:
+            raise self._broken(f"index.{pos}", f"has no entry in {_shown(line)}") from error
+        return entry
+
+    def _exception(self, name: str, line: str) -> list[str]:
+        fields = line.split()
+        if len(fields) < 2:
+            raise self._broken(name, f"has no form and its base in {_shown(line)}")
+        return fields
+
+    def _count(self, name: str, line: str) -> int:
+        try:
+            return int(line.rpartition(" ")[2])
+        except ValueError as error:
+            raise self._broken(name, f"has no count in {_shown(line)}") from error
 
     def _open(self, name: str) -> mmap.mmap:
         path = self.directory / name
@@ -211,12 +250,23 @@ class WordNet:
         return opened
 
     def _check_data(self, pos: PartOfSpeech) -> None:
-        data = self._files[f"data.{pos}"]
-        start = 0
-        while data[start : start + 2] == b"  ":  # the licence
-            start = data.find(b"\n", start) + 1
-        self.synset(start, pos)
-        self.synset(data.rfind(b"\n", 0, len(data) - 1) + 1, pos)
+        """Look for the words of some synsets, of which an index that was cut off has not all."""
+        for start, line in spread(self._files[f"data.{pos}"], _LOOKED_AT).items():
+            if line.startswith(_LICENCE):
+                continue
+            for word in self.synset(start, pos).words:
+                if find(self._files[f"index.{pos}"], word.lower()) is None:
+                    raise self._broken(f"index.{pos}", f"has no entry for `{word}`, which `data.{pos}` has")
+
+    def _check_index(self, pos: PartOfSpeech) -> None:
+        """Follow some entries to their synsets."""
+        for line in spread(self._files[f"index.{pos}"], _LOOKED_AT).values():
+            if line.startswith(_LICENCE):
+                continue
+            lemma = line.partition(" ")[0]
+            for offset in self._read(line, pos).offsets:
+                if lemma not in (word.lower() for word in self.synset(offset, pos).words):
+                    raise self._broken(f"index.{pos}", f"leads from {_shown(lemma)} to a synset of others")
 
     def _broken(self, name: str, fault: str) -> InputError:
         return InputError(
@@ -225,6 +275,12 @@ class WordNet:
         )
 
 
+def _shown(line: str) -> str:
+    """What is told of a line that may hold anything."""
+    return f"{line[:40]!a}"
+
+
+_LICENCE = "  "  # before each of its lines, at the beginning of a file
 _POS_OF_LETTER: dict[str, PartOfSpeech] = {"n": "noun", "v": "verb", "a": "adj", "s": "adj", "r": "adv"}
 
 
@@ -246,36 +302,3 @@ def find_wordnet(directory: str | os.PathLike[str] | None = None, *, option: str
     where = f"`{given}` is none" if given else f"there is none in {', '.join(map(str, places))}"
     remedy = _REMEDY.format(option=option)
     raise InputError(f"`{option}` must name a directory of WordNet 3.x, but {where}; {remedy}")
-
-
-def _find(lines: mmap.mmap, key: str) -> str | None:
-    """The line that begins with a word and a space, among sorted lines."""
-    wanted = key.encode()
-    low, high = 0, len(lines)
-    while low < high:
-        start = lines.rfind(b"\n", low, (low + high) // 2) + 1 or low
-        end = lines.find(b"\n", start)
-        head = lines[start:end].partition(b" ")[0]
-        if head == wanted:
-            return lines[start:end].decode("ascii", "replace")
-        if head < wanted:
-            low = end + 1
-        else:
-            high = start
-    return None
-
-
-def _lines_with_prefix(lines: mmap.mmap, prefix: bytes) -> Iterator[bytes]:
-    """The lines that begin with a prefix, among sorted lines."""
-    low, high = 0, len(lines)
-    while low < high:
-        start = lines.rfind(b"\n", low, (low + high) // 2) + 1 or low
-        end = lines.find(b"\n", start)
-        if lines[start : start + len(prefix)] < prefix:
-            low = end + 1
-        else:
-            high = start
-    while lines[low : low + len(prefix)] == prefix:
-        end = lines.find(b"\n", low)
-        yield lines[low:end]
-        low = end + 1

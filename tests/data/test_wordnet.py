@@ -90,6 +90,9 @@ def test_where_it_is_looked_for(tiny_wordnet: Path, monkeypatch: pytest.MonkeyPa
         ("index.adv", b"", "`index.adv` in .* is empty"),
         ("data.verb", b"cut", "`data.verb` in .* ends in the middle of a line"),
         ("data.adj", b"something else\n", "`data.adj` in .* has no synset at byte 0"),
+        ("index.noun", b"\x07\xff dog\n", r"`index.noun` in .* has no entry for `animal`, which `data.noun` has"),
+        ("noun.exc", b"\x9d\x00\x1c\xe2\n\n\x0b\n", r"`noun.exc` in .* has no form and its base in ''"),
+        ("cntlist.rev", b"dog%1:00:00:: 1 many\n", "`cntlist.rev` in .* has no count in 'dog%1:00:00:: 1 many'"),
     ],
 )
 def test_a_broken_directory(
@@ -109,7 +112,53 @@ def test_an_index_of_other_data(write_wordnet: Callable[..., Path], tmp_path: Pa
     index = directory / "index.noun"
     index.write_text(index.read_text().replace("dog n 1 2 ! @ 1 1 ", "dog n 1 2 ! @ 1 1 9"))
     with pytest.raises(InputError, match="has no synset at byte"):
-        WordNet(directory).synsets("dog", "noun")
+        WordNet(directory)
+    data = (write_wordnet(directory) / "data.noun").read_text()
+    dog, cat = (data.index(f"{line}\n") for line in data.splitlines() if " dog 0 " in line or " cat 0 " in line)
+    index.write_text(index.read_text().replace(f"{dog:08d}", f"{cat:08d}"))
+    with pytest.raises(InputError, match=r"`index\.noun` in .* leads from 'dog' to a synset of others"):
+        WordNet(directory)
+
+
+def test_an_index_that_was_cut_at_the_end_of_a_line(write_wordnet: Callable[..., Path], tmp_path: Path) -> None:
+    directory = write_wordnet(tmp_path / "cut")
+    index = directory / "index.noun"
+    lines = index.read_text().splitlines(keepends=True)
+    assert lines[-1].startswith("rug n ")
+    index.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=r"`index\.noun` in .* has no entry for `rug`, which `data\.noun` has"):
+        WordNet(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "replaced", "by", "read", "fault"),
+    [
+        ("index.noun", "mat n 1 2 ! @ 1 0", "mat n one two", lambda wordnet: list(wordnet.entries("noun")),
+         "`index.noun` in .* has no entry in 'mat n one two"),
+        ("index.noun", "mat n 1 2 ! @ 1 0", "mat", lambda wordnet: wordnet.synsets("mat", "noun"),
+         "`index.noun` in .* has no entry in 'mat"),
+        ("index.noun", "mat n 1 2", "mat n 3 2", lambda wordnet: wordnet.synsets("mat", "noun"),
+         "`index.noun` in .* has no entry in 'mat n 3 2"),
+        ("noun.exc", "children child", "children", lambda wordnet: list(wordnet.irregular_forms("noun")),
+         "`noun.exc` in .* has no form and its base in 'children'"),
+        ("cntlist.rev", "dog%1:00:00:: 1 42", "dog%1:00:00:: 1 b2", lambda wordnet: wordnet.frequency("dog", "noun"),
+         "`cntlist.rev` in .* has no count in 'dog%1:00:00:: 1 b2'"),
+    ],
+)  # fmt: skip
+def test_what_opening_does_not_look_at_is_told_when_it_is_read(
+    write_wordnet: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, replaced: str, by: str, read: Callable[[WordNet], object], fault: str,
+) -> None:  # fmt: skip
+    directory = write_wordnet(tmp_path / "broken")
+    text = (directory / name).read_text()
+    assert replaced in text
+    (directory / name).write_text(text.replace(replaced, by))
+    with pytest.raises(InputError, match=fault):
+        WordNet(directory)
+    monkeypatch.setattr("lmmodules.data.wordnet.spread", lambda lines, number: {})
+    wordnet = WordNet(directory)
+    with pytest.raises(InputError, match=f"^`transform.wordnet` must be a whole.*{fault}"):
+        read(wordnet)
 
 
 @pytest.mark.skipif(not os.environ.get("LMM_WORDNET"), reason="needs WordNet 3.0 at LMM_WORDNET")
