@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,15 @@ def test_every_target_exists(path: Path) -> None:
         if "Wandb" in target or "MLFlow" in target:
             continue
         assert callable(get_object(target)), target
+
+
+@pytest.mark.parametrize(
+    "group", ["objective", "transform", "packing", "optimizer", "schedule", "strategy", "precision"]
+)
+def test_the_manual_names_every_option(group: str) -> None:
+    manual = (CONF.parent / "docs" / "running.md").read_text()
+    [row] = [line for line in manual.splitlines() if line.startswith("| `") and f"`{group}`" in line.split("|")[1]]
+    assert set(options(group)) <= set(re.findall("`([a-z0-9_]+)`", row))
 
 
 def test_the_command_line_wins_over_what_an_objective_brings() -> None:
