@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -49,8 +50,9 @@ class ReplacementViews(Transform):
         keep_probability: Chance that a selected token is left unchanged.
 
     Raises:
-        InputError: When an argument is out of range; when it is bound, if there is no WordNet or no `<mask>`; when the
-            corpus is at hand, if it has no word to replace.
+        InputError: When an argument is out of range; when it is opened, if there is no WordNet or spaCy has no such
+            pipeline; when it is bound, if there is no `<mask>`; when the corpus is at hand, if it has no word to
+            replace.
 
     Source:
         Wang et al. 2021, "CLINE: Contrastive Learning with Semantic Negative Examples for Natural Language
@@ -96,17 +98,28 @@ class ReplacementViews(Transform):
         )
         self._writer: ViewWriter | None = None
 
+    def open(self) -> Self:
+        """Open WordNet, and spaCy's pipeline."""
+        opened = copy.copy(self)
+        _ = opened._words
+        return opened
+
     def bind(self, tokenizer: Tokenizer) -> Self:
-        """Look up `<s>` and `<mask>`, and open WordNet."""
+        """Look up `<s>` and `<mask>`."""
         bound = copy.copy(self)
         bound.masking = self.masking.bind(tokenizer)
+        bound._writer = ViewWriter(tokenizer, *self._words)
+        return bound
+
+    @cached_property
+    def _words(self) -> tuple[Tagger, WordReplacement]:
+        """What says which words carry content, and what replaces them; training and validation share both."""
         wordnet = WordNet(self.wordnet)
         tagger: Tagger = MostFrequentSense(wordnet) if self.tagger == "most_frequent_sense" else Spacy(self.spacy_model)
         replacement = WordReplacement(
             Thesaurus(wordnet), mode=self.mode, positive_share=self.shares[0], negative_share=self.shares[1]
         )
-        bound._writer = ViewWriter(tokenizer, tagger, replacement)
-        return bound
+        return tagger, replacement
 
     def attach(self, store: TokenStore, windows: Windows) -> Self:
         """Look for a word that can be replaced, so that a corpus without any is refused before it is trained on.

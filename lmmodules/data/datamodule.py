@@ -120,11 +120,12 @@ class CorpusDataModule(DataModule):
             The data module itself.
 
         Raises:
-            InputError: When the corpus is empty or too small for the vocabulary, the tokenizer lacks a token that the
-                transform needs, or the disk is full.
+            InputError: When the corpus is empty or too small for the vocabulary, what the transform needs is missing,
+                be it a token of the tokenizer, or the disk is full.
         """
         if self._train is not None or self._validation is not None:
             return self
+        self.transform = self.transform.open()
         if self._tokenizer is None:
             self._tokenizer = prepare_tokenizer(self.cache_dir, self.corpus, self._recipe)
         tokenizer = self._tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lmmodules.data.wordnet import PARTS_OF_SPEECH, PartOfSpeech, WordNet
-from lmmodules.errors import require
+from lmmodules.errors import InputError, require
 
 _FUNCTION_WORDS = """
     a about above across after again against ago all almost along already also although always am among an and
@@ -80,14 +80,22 @@ class Spacy:
         model: Name of an installed pipeline.
 
     Raises:
-        InputError: When spaCy is not installed.
+        InputError: When spaCy or the pipeline is not installed.
     """
 
     reads_context = True
 
     def __init__(self, model: str = "en_core_web_sm") -> None:
         self.model = model
-        self._pipeline = require("spacy", "spacy", "`transform.tagger` of spaCy").load(model, disable=["parser", "ner"])
+        spacy = require("spacy", "spacy", "`transform.tagger` of spaCy")
+        try:
+            self._pipeline = spacy.load(model, disable=["parser", "ner"])
+        except OSError as error:
+            raise InputError(
+                f"`transform.spacy_model` must be a pipeline that is installed, or the folder of one, but `{model}` is "
+                f"neither; get it with `python -m spacy download {model}`, or use "
+                "`transform.tagger=most_frequent_sense`"
+            ) from error
 
     def tag(self, words: Sequence[str]) -> list[PartOfSpeech | None]:
         """The part of speech of each word."""

@@ -69,6 +69,14 @@ class Transform(ABC):
     batch_type: ClassVar[type]
     takes_pairs: ClassVar[bool] = False
 
+    def open(self) -> Self:
+        """Return this transform with what it needs besides a tokenizer at hand, before one is trained.
+
+        Raises:
+            InputError: When that is missing or damaged.
+        """
+        return self
+
     def bind(self, tokenizer: Tokenizer) -> Self:
         """Return this transform with the token ids it needs looked up.
 

@@ -15,6 +15,7 @@ import torch
 from lmmodules.batch import IGNORED, check_batch
 from lmmodules.data import Blocks, ByteLevelBPE, CorpusDataModule, SampleKeys, Tokenizer
 from lmmodules.data.cline import ReplacementViews
+from lmmodules.data.wordnet import WordNet
 from lmmodules.errors import InputError
 from lmmodules.replacement_batch import ReplacementBatch
 
@@ -184,9 +185,34 @@ def test_workers_write_the_same(
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_no_wordnet(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_no_wordnet(tokenizer: Tokenizer, tmp_path: Path, corpus_of: Any, prose: Any) -> None:
+    transform = ReplacementViews(wordnet=tmp_path / "none")
     with pytest.raises(InputError, match="apt-get install wordnet-base"):
-        ReplacementViews(wordnet=tmp_path / "none").bind(tokenizer)
+        transform.bind(tokenizer)
+    corpus = corpus_of(prose(60))
+    with pytest.raises(InputError, match="apt-get install wordnet-base"):
+        CorpusDataModule(corpus, transform=transform, max_length=32, cache_dir=tmp_path / "cache").prepare()
+    assert corpus.times_read == 0  # told before a tokenizer was trained
+    assert not (tmp_path / "cache").exists()
+
+
+def test_training_and_validation_share_what_was_looked_up(
+    tokenizer: Tokenizer, directory: Path, corpus_of: Any, prose: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(WordNet):
+        def __init__(self, *where: Any) -> None:
+            opened.append(where)
+            super().__init__(*where)
+
+    monkeypatch.setattr("lmmodules.data.cline.WordNet", Counted)
+    data = CorpusDataModule(
+        corpus_of(prose(60)), tokenizer, ReplacementViews(wordnet=directory), max_length=32, cache_dir=tmp_path
+    ).prepare()
+    assert data.train_samples
+    assert data.validation_samples
+    assert opened == [(directory,)]
 
 
 def test_no_mask_token(directory: Path) -> None:

@@ -81,6 +81,17 @@ def test_spacy_reads_context(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Spacy("small").tag(["dog", "Rex"]) == ["noun", None]
 
 
+def test_spacy_without_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, disable: list[str]) -> None:
+        raise OSError(f"[E050] Can't find model '{name}'. It doesn't seem to be a Python package or a valid path.")
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    with pytest.raises(
+        InputError, match=r"^`transform\.spacy_model` .*`en_core_web_sm` is.*`python -m spacy download en"
+    ):
+        Spacy()
+
+
 def test_without_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(InputError, match=r"lmmodules\[spacy\]"):
