@@ -11,8 +11,16 @@ class InputError(ValueError):
     """Something the user gave is wrong.
 
     The text is one sentence: the name in backticks, the rule, the value, and the override that mends it.
-    The commands print it on standard error without a traceback and exit with code 2.
+    The commands print it on standard error without a traceback and exit with code 2. What torch makes of one that was
+    raised in a worker of a `DataLoader`, a report with the traceback there, becomes its cause.
     """
+
+    def __init__(self, *sentence: object) -> None:
+        super().__init__(*sentence)
+        report = str(self)
+        if report.startswith("Caught InputError in "):
+            self.args = (report.rpartition(f"{__name__}.InputError: ")[2].rstrip("\n"),)
+            self.__cause__ = RuntimeError(report)
 
 
 def check_whole_number(name: str, value: object, *, least: int, of: str = "", remedy: str = "") -> None:

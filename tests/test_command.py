@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader, Dataset
 
 import lmmodules
 from lmmodules.command import (
@@ -29,6 +30,19 @@ from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Broken(Dataset[int]):
+    """Data that cannot be read."""
+
+    def __init__(self, cause: Exception | None) -> None:
+        self.cause = cause
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise InputError("`data.path` must hold text, but is broken") from self.cause
 
 
 def raised(function: Callable[[], object]) -> BaseException:
@@ -188,6 +202,21 @@ class TestToldInOneSentence:
         with pytest.raises(InputError), told_in_one_sentence("lmm-train"):
             raise InputError("`a` must be 1, but is 2")
         assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("cause", [None, KeyError("within")])
+    def test_of_an_error_in_a_worker_the_sentence_is_told(
+        self, cause: Exception | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("LMM_TRACEBACK", raising=False)
+        loader = DataLoader(Broken(cause), num_workers=1)
+        with pytest.raises(SystemExit) as caught, told_in_one_sentence("lmm-train"):
+            next(iter(loader))
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == "lmm-train: `data.path` must hold text, but is broken\n"
+        with pytest.raises(InputError) as whole:
+            next(iter(loader))
+        assert str(whole.value) == "`data.path` must hold text, but is broken"
+        assert "in __getitem__" in str(whole.value.__cause__)  # where it was raised, for who wants the traceback
 
     @pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(7)])
     def test_everything_else_goes_through(self, error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
