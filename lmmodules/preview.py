@@ -180,7 +180,8 @@ def sent_bytes(plan: Plan) -> dict[str, float]:
     if layout.data > 1:
         kept = plan.parameters_per_device * (layout.data if layout.sharded else 1)
         name = "data axis: parameters and gradients" if layout.sharded else "data axis: gradients"
-        sent[name] = layout.data_bytes(width * kept, plan.accumulation)
+        gathered = 2 * kept if precision == "bf16-mixed" else None  # as `MeshStrategy` does
+        sent[name] = layout.data_bytes(width * kept, plan.accumulation, gathered)
     return sent
 
 

@@ -50,16 +50,18 @@ class Layout:
         reductions = layers * (6 if self.recomputed else 4) + 2
         return reductions * _ring(self.tensor) * activation_bytes
 
-    def data_bytes(self, parameter_bytes: float, batches: int) -> float:
+    def data_bytes(self, gradient_bytes: float, batches: int, gathered_bytes: float | None = None) -> float:
         """Bytes that a device sends over the data axis in a step, by rings.
 
         Args:
-            parameter_bytes: Of the parameters of one group's device, before sharding; gradients are as large.
+            gradient_bytes: Of the gradients of one group's device, before sharding.
             batches: Accumulated in the step; sharded parameters are gathered twice and gradients summed for each.
+            gathered_bytes: Of its parameters as they are gathered; `None` for as many.
         """
         if not self.sharded:
-            return _ring(self.data) * parameter_bytes  # gradients, once
-        return batches * 1.5 * _ring(self.data) * parameter_bytes
+            return _ring(self.data) * gradient_bytes  # once
+        gathered_bytes = gradient_bytes if gathered_bytes is None else gathered_bytes
+        return batches * _ring(self.data) / 2 * (2 * gathered_bytes + gradient_bytes)
 
 
 def _ring(devices: int) -> float:

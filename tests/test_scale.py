@@ -37,6 +37,7 @@ def test_bytes_of_the_data_axis() -> None:
     assert Layout(data=8).data_bytes(1000, batches=3) == ring * 1000, "gradients are summed once in a step"
     # Two gathers and a scatter for each batch, of half a ring each.
     assert Layout(data=8, sharded=True).data_bytes(1000, batches=3) == 3 * 1.5 * ring * 1000
+    assert Layout(data=8, sharded=True).data_bytes(1000, 3, gathered_bytes=500) == 3 * ring * 1000
     assert Layout(data=1, sharded=True).data_bytes(1000, batches=1) == 0
 
 

@@ -124,7 +124,7 @@ class Objective(L.LightningModule, ABC):
         if self._seed is None:
             self._seed = torch.initial_seed()
         batches = self.trainer.fit_loop.total_batch_idx  # `batch_idx` begins anew with every pass over the data
-        seed_draws(self._seed, batches, rank(data_parallel_group(self)), self.device)
+        seed_draws(self._seed, batches, rank(data_parallel_group(self)), self.trainer.strategy.root_device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the draws."""
@@ -186,7 +186,7 @@ class Objective(L.LightningModule, ABC):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    local_tensor(parameter.grad).mul_(scale)
+                    local_tensor(parameter.grad).mul_(scale.to(parameter.grad.device))
 
     def configure_gradient_clipping(
         self,

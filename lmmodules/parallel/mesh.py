@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 DATA_AXIS = "data_parallel"
@@ -22,11 +30,17 @@ class Spread:
         sharded: Whether parameters are sharded over the data axis even where it has one rank only.
         sequence_parallel: Whether tensor-parallel ranks divide the sequence between their matrices.
         activation_checkpointing: Whether a block's activations are computed again in the backward pass.
+        cpu_offload: Whether shards of parameters, gradients and optimizer states are kept by the processor, which
+            updates them; devices are given parameters while they need them.
+        gathered_dtype: In which shards of parameters are gathered; `None` for their own. Gradients are summed in
+            float32 in any case.
     """
 
     sharded: bool = False
     sequence_parallel: bool = False
     activation_checkpointing: bool = False
+    cpu_offload: bool = False
+    gathered_dtype: torch.dtype | None = None
 
 
 def device_mesh(module: nn.Module) -> DeviceMesh | None:
@@ -73,16 +87,22 @@ def shard_over_mesh(module: nn.Module, spread: Spread | None = None) -> None:
 
         recompute_blocks(module)
     if mesh[DATA_AXIS].size() > 1 or spread.sharded:
-        _shard(module, mesh[DATA_AXIS])
+        _shard(module, mesh[DATA_AXIS], spread)
     module._is_spread = True  # type: ignore[assignment]
 
 
-def _shard(module: nn.Module, axis: DeviceMesh) -> None:
+def _shard(module: nn.Module, axis: DeviceMesh, spread: Spread) -> None:
     if isinstance(module, FSDPModule):
         return
+    offload = CPUOffloadPolicy(pin_memory=axis.device_type != "cpu") if spread.cpu_offload else OffloadPolicy()
+    precision = MixedPrecisionPolicy(
+        param_dtype=spread.gathered_dtype, reduce_dtype=None if spread.gathered_dtype is None else torch.float32
+    )
     for block in module.backbone.blocks:  # type: ignore[union-attr]
-        fully_shard(block, mesh=axis)
-    fully_shard(module, mesh=axis)
+        fully_shard(block, mesh=axis, mp_policy=precision, offload_policy=offload)
+    # A batch holds numbers that must keep their digits, such as draws.
+    precision = replace(precision, cast_forward_inputs=False)
+    fully_shard(module, mesh=axis, mp_policy=precision, offload_policy=offload)
     # Lightning calls steps, not `forward`, and parameters outside of the blocks are gathered where one begins.
     for step in ("training_step", "validation_step"):
         register_fsdp_forward_method(module, step)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -34,6 +36,7 @@ class MeshStrategy(ModelParallelStrategy):
         data_parallel: Whether there may be ranks left over, over which everything is sharded (FSDP2).
         sequence_parallel: Whether ranks of the tensor axis divide the sequence, too, between their matrices.
         activation_checkpointing: Whether blocks keep their input alone for the backward pass.
+        cpu_offload: Whether the processor keeps and updates shards, and devices have parameters while they need them.
         save_distributed_checkpoint: Whether each process writes its own part into a directory, instead of process
             zero writing one file.
 
@@ -48,6 +51,7 @@ class MeshStrategy(ModelParallelStrategy):
         data_parallel: bool = True,
         sequence_parallel: bool = False,
         activation_checkpointing: bool = False,
+        cpu_offload: bool = False,
         save_distributed_checkpoint: bool = False,
     ) -> None:
         if tensor_parallel_size < 1:
@@ -63,13 +67,25 @@ class MeshStrategy(ModelParallelStrategy):
         super().__init__(
             tensor_parallel_size=tensor_parallel_size, save_distributed_checkpoint=save_distributed_checkpoint
         )
+        if cpu_offload and not data_parallel:
+            raise InputError(
+                "`strategy.cpu_offload` keeps shards of a data axis, but `strategy=tensor_parallel` has none; use "
+                "`strategy=fsdp_tensor_parallel`"
+            )
         self.data_parallel = data_parallel
-        self.spread = Spread(
+        self._spread = Spread(
             sharded=data_parallel,
             sequence_parallel=sequence_parallel,
             activation_checkpointing=activation_checkpointing,
+            cpu_offload=cpu_offload,
         )
         self._batch_checked = False
+
+    @property
+    def spread(self) -> Spread:
+        """How the network is spread. In mixed precision of bfloat16, parameters are gathered in it."""
+        mixed = self.precision_plugin.precision == "bf16-mixed"
+        return replace(self._spread, gathered_dtype=torch.bfloat16 if mixed else None)
 
     def setup_environment(self) -> None:
         """Put what the tensor axis leaves over on the data axis; only now it is known how many processes there are.
@@ -87,7 +103,14 @@ class MeshStrategy(ModelParallelStrategy):
                 f"{processes}; use `trainer.devices={size}`{remedy}"
             )
         self._data_parallel_size = processes // size
+        if self._spread.cpu_offload and self.root_device.type == "cuda":
+            self._process_group_backend = "cuda:nccl,cpu:gloo"  # the norm of gradients is summed where they are
         super().setup_environment()
+
+    def model_to_device(self) -> None:
+        """Leave shards where they are kept; sharding has moved all else."""
+        if not self._spread.cpu_offload:
+            super().model_to_device()
 
     def setup_optimizers(self, trainer: Trainer) -> None:
         """Build the optimizers; where plain tensors and tensors of several meshes meet, they update one at a time."""
@@ -189,6 +212,7 @@ class FSDP2Strategy(MeshStrategy):
         save_distributed_checkpoint: Whether each process writes its own part into a directory, instead of process
             zero writing one file.
         activation_checkpointing: Whether blocks keep their input alone for the backward pass.
+        cpu_offload: Whether the processor keeps and updates shards, and devices have parameters while they need them.
     """
 
     def __init__(
@@ -196,10 +220,12 @@ class FSDP2Strategy(MeshStrategy):
         save_distributed_checkpoint: bool = False,
         *,
         activation_checkpointing: bool = False,
+        cpu_offload: bool = False,
     ) -> None:
         super().__init__(
             1,
             activation_checkpointing=activation_checkpointing,
+            cpu_offload=cpu_offload,
             save_distributed_checkpoint=save_distributed_checkpoint,
         )
 

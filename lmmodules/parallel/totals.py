@@ -63,7 +63,8 @@ class Totals:
         """
         if not self._pairs:
             return {}
-        packed = torch.stack(list(self._pairs.values()))  # (terms, 2)
+        device = next(iter(self._pairs.values())).device  # the norm of gradients that a processor keeps is there
+        packed = torch.stack([pair.to(device) for pair in self._pairs.values()])  # (terms, 2)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1:
             dist.all_reduce(packed, group=group)
         sums, counts = packed.T.tolist()

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -141,11 +142,60 @@ def sizes(mesh: DeviceMesh) -> dict[str, Any]:
     }
 
 
+class Exchanged(TorchDispatchMode):
+    """Notes the types of numbers in gathers and in sums that are scattered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: dict[str, list[str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d" and func.name().endswith("_base_"):
+            kinds = self.types.setdefault(func.name().removeprefix("c10d::"), [])
+            kinds.append(str(args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+def shards(mesh: DeviceMesh) -> dict[str, Any]:
+    """What the policies of sharding change over three steps, in which every rank has rows of its own."""
+    facts: dict[str, Any] = {}
+    for name, how, autocast in (
+        ("float32", Spread(sharded=True), False),
+        ("offloaded", Spread(sharded=True, cpu_offload=True), False),
+        ("bfloat16", Spread(sharded=True, gathered_dtype=torch.bfloat16), True),
+    ):
+        torch.manual_seed(7)
+        objective = spread(CausalLM(network()), mesh, how)
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2)
+        losses = []
+        with Exchanged() as exchanged:
+            for step in range(3):
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    part = {key: tensor.chunk(2)[dist.get_rank()] for key, tensor in batch(step).items()}
+                    loss = objective.training_step(part, step)
+                loss.backward()
+                objective.configure_gradient_clipping(optimizer, 0.5, "norm")
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(objective.collect_training_metrics()["loss"])
+        states = [module._get_fsdp_state() for module in objective.modules() if isinstance(module, FSDPModule)]
+        facts[name] = {
+            "losses": losses,
+            "exchanged": {kind: sorted(set(types)) for kind, types in exchanged.types.items()},
+            "kept": sorted({str(parameter.dtype) for parameter in objective.parameters()}),
+            "policies": sorted({type(state._fsdp_param_group.offload_policy).__name__ for state in states}),
+        }
+    return facts
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data_parallel", "tensor_parallel"))
-    facts = {"refusals": refusals(mesh), "dropout": dropout(mesh), "sizes": sizes(mesh)}
+    data_mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    facts = {
+        "refusals": refusals(mesh), "dropout": dropout(mesh), "sizes": sizes(mesh), "shards": shards(data_mesh)
+    }  # fmt: skip
     Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(facts))
     dist.barrier()
     dist.destroy_process_group()

@@ -95,11 +95,34 @@ def test_a_rank_keeps_and_sends_what_the_arithmetic_says(what: str, facts: Facts
         assert found == expected
 
 
-def test_mixed_precision_rounds_and_does_not_lead_astray(command: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_shards_are_gathered_in_bfloat16_and_gradients_summed_in_float32(facts: Facts) -> None:
+    for rank in facts:
+        plain, rounded = rank["shards"]["float32"], rank["shards"]["bfloat16"]
+        assert plain["exchanged"] == {"_allgather_base_": ["torch.float32"], "_reduce_scatter_base_": ["torch.float32"]}
+        assert rounded["exchanged"] == {
+            "_allgather_base_": ["torch.bfloat16"], "_reduce_scatter_base_": ["torch.float32"]
+        }  # fmt: skip
+        assert rounded["kept"] == ["torch.float32"]
+        assert rounded["losses"] != plain["losses"]
+        assert rounded["losses"] == pytest.approx(plain["losses"], abs=0.01)
+
+
+def test_shards_that_a_processor_keeps_learn_the_same(facts: Facts) -> None:
+    for rank in facts:
+        plain, offloaded = rank["shards"]["float32"], rank["shards"]["offloaded"]
+        assert (plain["policies"], offloaded["policies"]) == (["OffloadPolicy"], ["CPUOffloadPolicy"])
+        assert offloaded["losses"] == plain["losses"]
+
+
+@pytest.mark.parametrize("strategy", ["tensor_parallel", "fsdp"])
+def test_mixed_precision_rounds_and_does_not_lead_astray(
+    strategy: str, command: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    offloaded = ["trainer.devices=2", "strategy.cpu_offload=true"] if strategy == "fsdp" else []
     found = {}
     for precision in ("float32", "bf16"):
         done = command(
-            "train", *tiny, "strategy=tensor_parallel", f"precision={precision}", "max_steps=3",
+            "train", *tiny, f"strategy={strategy}", *offloaded, f"precision={precision}", "max_steps=3",
             f"paths.output_dir={precision}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
+from lmmodules.parallel.mesh import Spread
 from lmmodules.parallel.sharded_checkpoint import by_name
-from lmmodules.parallel.strategies import MeshStrategy
+from lmmodules.parallel.strategies import FSDP2Strategy, MeshStrategy
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,39 @@ def test_a_world_that_is_no_mesh(size: int, data_parallel: bool, processes: int,
     with pytest.raises(InputError) as caught:
         strategy.setup_environment()
     assert str(caught.value) == f"`trainer.devices` times `trainer.num_nodes` {sentence}"
+
+
+class TestOptions:
+    def test_parameters_are_gathered_in_the_precision_of_the_products(self) -> None:
+        strategy = FSDP2Strategy(cpu_offload=True)
+        assert strategy.spread == Spread(sharded=True, cpu_offload=True)
+        strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
+        assert strategy.spread == Spread(sharded=True, cpu_offload=True, gathered_dtype=torch.bfloat16)
+
+    @pytest.mark.parametrize(("offload", "backend"), [(True, "cuda:nccl,cpu:gloo"), (False, None)])
+    def test_what_a_processor_keeps_beside_a_gpu(
+        self, offload: bool, backend: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ModelParallelStrategy, "setup_environment", lambda self: None)
+        monkeypatch.setattr(ModelParallelStrategy, "root_device", torch.device("cuda", 0))
+        strategy = MeshStrategy(2, cpu_offload=offload)
+        strategy.parallel_devices = [torch.device("cuda", 0)] * 4
+        strategy.setup_environment()
+        assert strategy.process_group_backend == backend
+        moved: list[torch.device] = []
+        strategy._model = type("Module", (), {"to": lambda self, device: moved.append(device)})()
+        strategy.model_to_device()
+        assert moved == ([] if offload else [torch.device("cuda", 0)])
+
+    def test_shards_are_kept_where_there_are_some(self) -> None:
+        with pytest.raises(InputError, match="keeps shards of a data axis, but `strategy=tensor_parallel` has none"):
+            MeshStrategy(2, data_parallel=False, cpu_offload=True)
+
+    @pytest.mark.parametrize("strategy", ["fsdp", "fsdp_tensor_parallel"])
+    def test_they_arrive_from_the_command_line(self, strategy: str) -> None:
+        for value in (True, False):
+            config = compose_config("train", "max_steps=1", f"strategy={strategy}", f"strategy.cpu_offload={value}")
+            assert instantiate(config.trainer.strategy).spread.cpu_offload is value
 
 
 class TestByName:
