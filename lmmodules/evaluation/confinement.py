@@ -21,6 +21,8 @@ NOBODY = 65534
 WORKPLACE = "/inside"
 PROGRAM = "program.py"
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib64", "/lib32")
+HIDDEN = ("/proc/keys", "/proc/key-users")
+"""Files of the user and not of the processes that are seen."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 # Of linux/sched.h, linux/mount.h and linux/prctl.h.
@@ -173,6 +175,8 @@ def _build_root(root: Path, program: bytes, visible: list[str], limits: dict[str
     (root / "proc").mkdir()
     with contextlib.suppress(OSError):  # refused where the outside hides parts of it; then there is none
         _mount("none", root / "proc", "proc", _NO_SUID | _NO_DEVICES)
+        for path in HIDDEN:
+            _mount("/dev/null", root / path[1:], None, _BIND)
     workplace = root / WORKPLACE[1:]
     workplace.mkdir()
     size = f"mode=1777,size={limits['disk_bytes']},nr_inodes=4096"

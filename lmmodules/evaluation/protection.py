@@ -82,6 +82,8 @@ class Protection:
             else:
                 command += ["--ro-bind-try", path, path]
         command += ["--ro-bind", script, "/confinement.py", "--proc", "/proc", "--dev", "/dev"]
+        for path in filter(os.path.exists, confinement.HIDDEN):
+            command += ["--ro-bind", "/dev/null", path]
         size = str(int(limits["disk_bytes"]))
         work = confinement.WORKPLACE
         program = str(directory / confinement.PROGRAM)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -78,18 +79,16 @@ def test_its_directory_is_removed(sandbox: Sandbox) -> None:
 def test_there_is_no_network() -> None:
     if not Sandbox().cuts_network:
         pytest.skip("namespaces are not allowed here")
-    program = """
+    with socket.create_server(("127.0.0.1", 0)) as outside:
+        program = f"""
 import socket
-listener = socket.socket()
 try:
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    socket.create_connection(listener.getsockname(), 5)
+    socket.create_connection(("127.0.0.1", {outside.getsockname()[1]}), 5)
     print("connected")
 except OSError as error:
     print("refused")
 """
-    assert Sandbox(timeout_seconds=20.0).run(program).output == "refused\n"
+        assert Sandbox(timeout_seconds=20.0).run(program).output == "refused\n"
 
 
 def test_no_process_is_left_behind(sandbox: Sandbox, tmp_path: Path) -> None:
