@@ -57,7 +57,7 @@ def is_readable(answer: str) -> bool:
     Args:
         answer: As published.
     """
-    return _is_mathematics(answer) or all(map(_is_mathematics, pieces(answer)))
+    return _is_mathematics(answer) or (not _is_prose(answer) and all(map(_is_mathematics, pieces(answer))))
 
 
 def pieces(text: str) -> list[str]:
@@ -239,6 +239,11 @@ def _is_mathematics(answer: str) -> bool:
     return not isinstance(value, Expression) or all(len(name) == 1 or name[1:].isdigit() for name in value.names())
 
 
+def _is_prose(text: str) -> bool:
+    """Whether there are words in it that are no functions."""
+    return any(word not in FUNCTIONS for word in re.findall(r"(?<!\\)\b[A-Za-z]{3,}", text))
+
+
 def _all_printed(output: str, published: str, tolerance: float) -> bool:
     """Whether several answers are published one below the other, and all that was printed is those."""
     wanted, printed = pieces(published), pieces(output)
@@ -281,6 +286,6 @@ def _unread(published: str) -> str:
     """Why a published answer is not read as mathematics."""
     if re.fullmatch(r"\d{1,2}-[A-Z][a-z]{2}", published.strip()):
         return "the published answer is a fraction that a spreadsheet made a date"
-    if any(word not in FUNCTIONS for word in re.findall(r"(?<!\\)\b[A-Za-z]{3,}", published)):
+    if _is_prose(published):
         return "the published answer is prose or a picture"
     return "the published answer is of a form that is not read"

@@ -45,6 +45,7 @@ MORE = [
     ("print('2*atan(x)')", r"2\arctan{x} + C", "without the constant of integration"),
     ("print([1, 2])", "[1,0;0,1]*[1,2;3,4]*[0,1;1,1]", "the published answer is of a form that is not read"),
     ("print(9.92)", "9.92 mg", "the published answer is of a form that is not read"),
+    ("print([1, 2])", "A =[1;2]\nand B =\n[2;1]", "the published answer is prose or a picture"),
     ("print(1)", "Converges", "the published answer is prose or a picture"),
     ("import nothing_like_it", "1", "fails with ModuleNotFoundError"),
 ]
@@ -117,7 +118,7 @@ def test_causes_of_further_kinds() -> None:
         pytest.skip("programs cannot be isolated here")
     graded = grade(questions_of([(program, answer) for program, answer, _ in MORE]), Limits(seconds=30), workers=4)
     assert [one.cause for one in graded] == [cause for *_, cause in MORE]
-    assert [one.readable for one in graded] == [True] * 5 + [False, True] + [False] * 3 + [True]
+    assert [one.readable for one in graded] == [True] * 5 + [False, True] + [False] * 4 + [True]
 
 
 @pytest.mark.parametrize("task", [grade, verify])
