@@ -101,7 +101,8 @@ PUBLISHED_PROGRAMS = Courses(
     remarks=(
         "A measurement of the published programs, not a reproduction of the published rate: no language model is asked "
         "anything. Every program runs in the sandbox, alone and as it was published, for up to 60 seconds. Its last "
-        "line is compared with the published answer; numbers may differ by 1e-3 of it. Figures are shares of the "
+        "line is compared with the published answer, or all that it printed where several are published one below the "
+        "other; numbers may differ by 1e-3 of it. Figures are shares of the "
         "programs that were published as automatic and whose published answer is mathematics and not prose or a "
         "picture, so that `as published` is 1. Nothing was tuned to them. Programs that draw at random print something "
         "else in every seed; the tables are those of the first."
