@@ -202,6 +202,10 @@ def build_data(config: DictConfig) -> DataModule:
             f"`{objective_class.__name__}` needs a `{objective_class.batch_type.__name__}`, but the data yields a "
             f"`{data.batch_type.__name__}`; leave `transform=` and `data=` to the objective, which brings its own"
         )
+    settings = config.objective
+    if objective_class.contrast_option in settings:
+        ranks = processes_wanted(config) if settings.get("gather_negatives") else 1
+        objective_class.check_batch_size(data.batch_size * ranks, settings[objective_class.contrast_option])
     limit = config.model.get("max_length")
     if limit is not None and data.max_length > limit:
         raise InputError(

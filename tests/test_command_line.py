@@ -48,6 +48,10 @@ WRONG = {
     ),
     "a vocabulary smaller than the tokenizer's": (["max_steps=4", "model.vocab_size=10"], "use `model.vocab_size="),
     "a transform of another objective": (["max_steps=4", "transform=masking"], "needs a `CausalBatch`"),
+    "a contrast of one": (
+        ["max_steps=4", "objective=coco_lm", "model=encoder_tiny", "data.batch_size=1"],
+        "`data.batch_size` must be at least 2 with `objective.scl=true`",
+    ),
     "a misspelt option": (["max_steps=4", "objective.lable_smoothing=0.1"], "lable_smoothing"),
     "a misspelt group": (["max_steps=4", "model=decoder_smal"], "decoder_small"),
     "an empty path": (["max_steps=4", "data.path="], "`data.path` must name files or directories"),

@@ -67,6 +67,14 @@ class TestRefusals:
                 ["max_steps=1", "transform=masking"],
                 "`CausalLM` needs a `CausalBatch`, but the data yields a `MaskedBatch`",
             ),
+            (
+                ["max_steps=1", "objective=coco_lm", "data.batch_size=1"],
+                "`data.batch_size` must be at least 2 with `objective.scl=true`",
+            ),
+            (
+                ["max_steps=1", "objective=cline", "data.batch_size=1", "objective.batch_negatives=true"],
+                "`data.batch_size` must be at least 2 with `objective.batch_negatives=true`",
+            ),
             (["max_steps=1", "data.batch_siez=3"], "`data.batch_siez` is not an option here"),
             (["max_steps=1", "model=decoder_smal"], "`model` has no option `decoder_smal`; there are"),
             (["max_steps=1", "+data.batch_siez=3"], "unexpected keyword argument 'batch_siez'"),

@@ -54,6 +54,8 @@ class Objective(L.LightningModule, ABC):
     backbone: Backbone
     perplexity_term: str | None = "loss"
     """The term, in nats per token, whose exponential is reported as perplexity; `None` where there is none."""
+    contrast_option: ClassVar[str | None] = None
+    """The option by which samples are told from each other, for which one is too few; `None` where there is none."""
 
     def __init__(
         self,
@@ -92,6 +94,24 @@ class Objective(L.LightningModule, ABC):
         raise InputError(
             f"`{cls.__name__}` needs {needed} backbone, but `{model}` is {given}; use for example `model={remedy}`"
         )
+
+    @classmethod
+    def check_batch_size(cls, num_samples: int, contrasted: bool) -> None:
+        """Compare the number of samples with what telling them from each other takes.
+
+        Args:
+            num_samples: Of a batch, or of those that are compared together.
+            contrasted: Whether `contrast_option` is chosen.
+
+        Raises:
+            InputError: When there is one.
+        """
+        if contrasted and num_samples < 2:
+            raise InputError(
+                f"`data.batch_size` must be at least 2 with `objective.{cls.contrast_option}=true`, by which samples "
+                f"are told from each other, but is {num_samples}; use `data.batch_size=8` or "
+                f"`objective.{cls.contrast_option}=false`"
+            )
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Term]:

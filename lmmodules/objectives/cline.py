@@ -66,6 +66,7 @@ class CLINE(MaskedLM):
     batch_type = ReplacementBatch  # type: ignore[assignment]  # it extends the batch of its base
     loss_unit = "(weighted sum of its terms)"
     perplexity_term = "masked_lm"
+    contrast_option = "batch_negatives"
     candidate_share: float = 0.3
     """Share of the views' positions that are asked about, until a batch has shown it."""
 
@@ -152,7 +153,7 @@ class CLINE(MaskedLM):
         super().on_fit_start()
         batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
         if batch_size is not None:
-            self._check_batch(batch_size)
+            self.check_batch_size(batch_size, self.batch_negatives)
 
     def losses(self, batch: ReplacementBatch) -> dict[str, Term]:  # type: ignore[override]  # it needs the views too
         """The losses of the three tasks (nats), the accuracy of each, and how many words are replaced."""
@@ -160,7 +161,8 @@ class CLINE(MaskedLM):
         asked = torch.cat([batch["positive_labels"], batch["negative_labels"]]).flatten()
         size, length = batch["labels"].shape
         if self.training and not self._pairs_checked:
-            self._check_batch(size)
+            self.check_batch_size(size, self.batch_negatives)
+            self._pairs_checked = True
         masked = torch.nonzero(labels != IGNORED).squeeze(1)  # (M,)
         candidates = torch.nonzero(asked != IGNORED).squeeze(1)  # (N,) of the two views
         first = torch.arange(3 * size, device=labels.device) * length
@@ -274,11 +276,3 @@ class CLINE(MaskedLM):
         pooler = 0 if self.pooler is None else 3 * self.pooler.weight.numel() / length
         own = super().flops_per_token(length) + 2 * self.backbone.flops_per_token(length)
         return round(own + 2 * (2 * self.candidate_share * matrices + pooler))
-
-    def _check_batch(self, size: int) -> None:
-        if self.batch_negatives and size < 2:
-            raise InputError(
-                f"`data.batch_size` must be at least 2 with `batch_negatives`, which compares with other texts, but is "
-                f"{size}; use `data.batch_size=8` or `objective.batch_negatives=false`"
-            )
-        self._pairs_checked = True

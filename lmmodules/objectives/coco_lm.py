@@ -75,6 +75,7 @@ class CocoLM(ELECTRA):
     """
 
     batch_type: ClassVar[type] = CorrectionBatch
+    contrast_option = "scl"
     crop_share: float = 0.9
     """Length of a crop over that of a sample, until a batch has shown it."""
 
@@ -160,7 +161,7 @@ class CocoLM(ELECTRA):
         batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
         if batch_size is not None:
             ranks = self.trainer.world_size if self.gather_negatives else 1
-            self._check_pairs(batch_size * ranks)
+            self.check_batch_size(batch_size * ranks, self.sequence_head is not None)
 
     def losses(self, batch: CorrectionBatch) -> dict[str, Term]:  # type: ignore[override]  # it needs the crop too
         """The auxiliary model's, copy, correction and contrastive losses (nats), and their accuracies."""
@@ -236,7 +237,8 @@ class CocoLM(ELECTRA):
         embeddings = views.flatten(0, 1)
         keys, start = gather_rows(embeddings, data_parallel_group(self)) if self.gather_negatives else (embeddings, 0)
         if self.training and not self._pairs_checked:
-            self._check_pairs(len(keys) // 2)
+            self.check_batch_size(len(keys) // 2, contrasted=True)
+            self._pairs_checked = True
         total, count, hits = contrastive_cross_entropy(embeddings, temperature=self.temperature, keys=keys, start=start)
         similarity = (views[0] * views[1]).detach().sum()
         negatives = torch.full((), float(count * max(len(keys) - 2, 0)), device=views.device)
@@ -261,11 +263,3 @@ class CocoLM(ELECTRA):
             flops += self.crop_share * self.backbone.flops_per_token(crop_length)
             flops += 2 / length * self.sequence_head.flops_per_sequence()
         return flops
-
-    def _check_pairs(self, num_pairs: int) -> None:
-        if self.sequence_head is not None and num_pairs < 2:
-            raise InputError(
-                f"`data.batch_size` must be at least 2 with the contrastive loss, which needs other sequences to tell "
-                f"one from, but is {num_pairs}; use `data.batch_size=8` or `objective.scl=false`"
-            )
-        self._pairs_checked = True

@@ -329,9 +329,8 @@ class TestABatchOfOne:
             max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, accelerator="cpu",
         )  # fmt: skip
-        with pytest.raises(
-            InputError, match=r"`data.batch_size` must be at least 2.* but is 1; use `data.batch_size=8`"
-        ):
+        sentence = r"`data.batch_size` must be at least 2 with `objective.batch_negatives=true`.* but is 1; use `data.b"
+        with pytest.raises(InputError, match=sentence):
             trainer.fit(cline(batch_negatives=True), OneByOne())
 
     def test_it_has_its_own_negative_otherwise(self) -> None:

@@ -478,7 +478,7 @@ class TestTraining:
             def train_dataloader(self) -> DataLoader[Any]:
                 raise AssertionError("too late")
 
-        sentence = "`data.batch_size` must be at least 2 with the contrastive loss.* but is 1; use `data.batch_size=8`"
+        sentence = "`data.batch_size` must be at least 2 with `objective.scl=true`.* but is 1; use `data.batch_size=8`"
         with pytest.raises(InputError, match=sentence):
             fit(coco_lm(), [], OneByOne())
         with pytest.raises(InputError, match=sentence):  # of a loader that does not say
