@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lmmodules.parallel.reduce import all_gather_single, reduce_scatter_single
+
 
 def copy_to_ranks(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The tensor itself, whose gradient is the sum of what every rank's part of the network says of it.
@@ -98,7 +100,7 @@ def all_gather(tensor: Tensor, group: dist.ProcessGroup, dim: int) -> Tensor:
     """
     size = dist.get_world_size(group)
     parts = tensor.new_empty(size * tensor.shape[0], *tensor.shape[1:])
-    dist.all_gather_into_tensor(parts, tensor.contiguous(), group=group)
+    all_gather_single(parts, tensor.contiguous(), group=group)
     return torch.cat(parts.chunk(size), dim) if dim else parts
 
 
@@ -116,7 +118,7 @@ def _reduced_part(tensor: Tensor, group: dist.ProcessGroup, dim: int) -> Tensor:
     size = dist.get_world_size(group)
     parts = torch.cat(tensor.chunk(size, dim)) if dim else tensor.contiguous()
     own = tensor.new_empty(parts.shape[0] // size, *parts.shape[1:])
-    dist.reduce_scatter_tensor(own, parts, group=group)
+    reduce_scatter_single(own, parts, group=group)
     return own
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lmmodules.parallel.reduce import rank, world_size
+from lmmodules.parallel.reduce import all_gather_single, rank, reduce_scatter_single, world_size
 
 
 class Gathered(NamedTuple):
@@ -39,7 +39,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Gathere
     if world_size(group) == 1:
         return Gathered(rows, 0)
     counts = torch.zeros(world_size(group), dtype=torch.int64, device=rows.device)
-    dist.all_gather_into_tensor(counts, counts.new_tensor([len(rows)]), group=group)
+    all_gather_single(counts, counts.new_tensor([len(rows)]), group=group)
     sizes: list[int] = counts.tolist()
     padded = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
     everyone: Tensor = _AllGather.apply(padded, group)  # type: ignore[no-untyped-call]
@@ -53,11 +53,11 @@ class _AllGather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         everyone = rows.new_empty(world_size(group) * rows.shape[0], *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, rows.contiguous(), group=group)
+        all_gather_single(everyone, rows.contiguous(), group=group)
         return everyone
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         own = gradient.new_empty(gradient.shape[0] // world_size(ctx.group), *gradient.shape[1:])
-        dist.reduce_scatter_tensor(own, gradient.contiguous(), group=ctx.group)
+        reduce_scatter_single(own, gradient.contiguous(), group=ctx.group)
         return own, None

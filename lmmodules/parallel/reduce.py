@@ -92,5 +92,29 @@ def reduce_sums(
     return {name: (totals[name][0], totals[name][1]) for name in sums}
 
 
+def all_gather_single(everyone: Tensor, own: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Put the parts of all ranks into one tensor, one behind the other.
+
+    Args:
+        everyone: Where they go.
+        own: This rank's part.
+        group: The ranks; all of them by default.
+    """
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # deprecated since torch 2.13
+    gather(everyone, own, group=group)
+
+
+def reduce_scatter_single(own: Tensor, summand: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """Leave each rank its part of the sum of all ranks' tensors.
+
+    Args:
+        own: Where this rank's part goes.
+        summand: Of this rank, the parts one behind the other.
+        group: The ranks; all of them by default.
+    """
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # deprecated since torch 2.13
+    scatter(own, summand, group=group)
+
+
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -38,6 +38,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert "is deprecated" not in done.stderr, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
