@@ -51,9 +51,12 @@ class Limits:
     output_bytes: int = 1024**2
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not isinstance(value, int | float) or not value > 0:
-                raise InputError(f"`{name}` must be positive, but is {value}; use `evaluation.limits.{name}=10`")
+        for limit in dataclasses.fields(self):
+            name, value = limit.name, getattr(self, limit.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise InputError(
+                    f"`{name}` must be positive, but is {value}; use `evaluation.limits.{name}={limit.default}`"
+                )
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_limits_must_be_positive() -> None:
 
 def test_each_limit_must_be_positive() -> None:
     with pytest.raises(
-        InputError, match=r"`processes` must be positive, but is 0; use `evaluation.limits.processes=10`"
+        InputError, match=r"`processes` must be positive, but is 0; use `evaluation.limits.processes=32`"
     ):
         Limits(processes=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import time
@@ -14,7 +15,12 @@ from typing import Any
 
 import pytest
 
+from lmmodules.composition import compose_config
+from lmmodules.data.math_courses import COLUMNS
 from lmmodules.errors import InputError
+from lmmodules.evaluation import course_programs
+from lmmodules.evaluation.sandbox import Execution
+from lmmodules.solve import solve
 from lmmodules.synthesis import Decoding, EndpointClient
 from lmmodules.synthesis import endpoint_client as module
 
@@ -278,3 +284,31 @@ def test_no_more_at_a_time_than_allowed(server: Server, client: Callable[..., En
 def test_refusals(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         EndpointClient(**{"url": "http://127.0.0.1/v1", "model": "m", **options})
+
+
+def test_a_resumed_evaluation_with_published_examples_does_not_ask_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [completion("print(0)")]
+    rows = [(number, f"What is {number} plus {number}?", f"print({2 * number})", 2 * number) for number in range(1, 4)]
+    with (tmp_path / "7.01.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([number, text, "", program, answer, "Zero-shot"] for number, text, program, answer in rows)
+
+    def evaluate(cache: str) -> dict[str, Any]:  # another cache each time: the journal alone remembers
+        shape = ("language_model=endpoint", f"language_model.url={server.url}", "language_model.model=m")
+        places = (
+            f"course={tmp_path / '7.01.csv'}",
+            f"output={tmp_path / 'out'}",
+            f"language_model.cache={tmp_path / cache}",
+        )
+        return solve(compose_config("solve", *shape, *places, "examples=published"))
+
+    figures = evaluate("first")
+    assert len(server.requests) == 6  # each by itself, and behind the other two
+    # A program that draws at random would be right at one time and wrong at another.
+    failed = Execution("failed", "", "", 0.0)
+    monkeypatch.setattr(course_programs, "run_programs", lambda programs, *_, **__: [failed for _ in programs])
+    assert evaluate("second") == figures
+    assert len(server.requests) == 6
