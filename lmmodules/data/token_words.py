@@ -13,6 +13,8 @@ from lmmodules.data.transform import TokenArray
 
 _BYTE_LEVEL_SPACE, _METASPACE = "\u0120", "\u2581"
 _LETTERS = re.compile(f"(?P<mark>##|{_BYTE_LEVEL_SPACE}|{_METASPACE})?(?P<letters>[A-Za-z]*)")
+_BYTE_LEVEL_BLANKS = frozenset(map(chr, range(0x100, 0x122)))
+"""How byte-level tokenizers write white space and control characters: as letters."""
 _OTHER, _CONTINUES, _BEGINS = 0, 1, 2
 
 
@@ -45,7 +47,9 @@ class TokenWords:
         self._glues_left = np.zeros(size, dtype=np.bool_)
         self._glues_right = np.zeros(size, dtype=np.bool_)
         special = set(tokenizer.special_ids.tolist())
-        for token, number in tokenizer.backend.get_vocab(with_added_tokens=True).items():
+        vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
+        blanks = _BYTE_LEVEL_BLANKS if _BYTE_LEVEL_SPACE in vocabulary else frozenset()
+        for token, number in vocabulary.items():
             if number in special:
                 continue
             found = _LETTERS.fullmatch(token)
@@ -56,8 +60,8 @@ class TokenWords:
                 self._kinds[number] = _BEGINS if starts[number] else _CONTINUES
             else:
                 self.texts[number] = token.lstrip(_BYTE_LEVEL_SPACE + _METASPACE + "#") or token
-                self._glues_left[number] = _joins(token[0])
-                self._glues_right[number] = _joins(token[-1])
+                self._glues_left[number] = _joins(token[0], blanks)
+                self._glues_right[number] = _joins(token[-1], blanks)
 
     def spans(self, tokens: TokenArray, lengths: npt.NDArray[np.int64] | None) -> Spans:
         """The words of rows of tokens.
@@ -92,5 +96,5 @@ class TokenWords:
         return Spans(rows[~lone], starts[~lone], ends[~lone], ~cut[~lone])
 
 
-def _joins(character: str) -> bool:
-    return (character.isalnum() and character not in (_BYTE_LEVEL_SPACE, _METASPACE)) or character in "_'"
+def _joins(character: str, blanks: frozenset[str]) -> bool:
+    return (character.isalnum() and character not in blanks) or character in "_'"

@@ -70,6 +70,18 @@ def test_what_is_not_replaced_keeps_its_tokens(tokenizer: Tokenizer, directory: 
     assert {"domestic", "hound", "animal"} <= replaced
 
 
+def test_a_word_beside_a_line_break_is_a_word(tokenizer: Tokenizer, directory: Path) -> None:
+    transform = ReplacementViews(wordnet=directory).bind(tokenizer)
+    assert transform._writer is not None
+
+    def found(text: str) -> list[str]:
+        tokens = np.array([tokenizer.encode(text)], dtype=np.uint16)
+        return [word.text for row in transform._writer.content(Blocks(tokens)) for word in row.words]  # type: ignore[union-attr]
+
+    assert found(" the dog\nran to\ta mat\r\n(hot)\x7fcat ") == ["dog", "ran", "mat", "hot", "cat"]
+    assert found(" the dog\u00e9 ran\u00e9\nmat_\nhot' cat9 ") == []  # letters of several bytes glue as others do
+
+
 def test_every_piece_of_an_expression_is_labelled(tokenizer: Tokenizer, directory: Path) -> None:
     batch = views(tokenizer, directory, 200)
     pieces = torch.tensor(tokenizer.encode(" domestic dog"))
