@@ -63,7 +63,7 @@ def measure(
     for candidate in case.candidates:
         say(f"{candidate.name}: building")
         result = results[candidate.name]
-        result.skipped = missing_packages(candidate) or disagreement(candidate, result)
+        result.skipped = missing_packages(candidate) or candidate.lacks() or disagreement(candidate, result)
         if result.skipped is None:
             steps[candidate.name] = build(chosen, case, candidate)
     for name, step in steps.items():

@@ -58,6 +58,7 @@ class Candidate:
         agreement: Compares it with ours before it is timed; a peer that computes something else is left out.
         process: `shared` with the other candidates; `own`, for what a whole process is set to; or `fresh`, a new one
             for every step, for what leaves traces in it.
+        lacks: Says why it cannot run here, where that is no package; `None` when it can.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Candidate:
     packages: tuple[str, ...] = ()
     agreement: Callable[[], list[Agreement]] | None = None
     process: Literal["shared", "own", "fresh"] = "shared"
+    lacks: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)

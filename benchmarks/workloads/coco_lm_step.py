@@ -1,9 +1,11 @@
-"""A COCO-LM training step, draws and both views included, against two separate models of transformers.
+"""A COCO-LM step with `sampling=training` (the default is `evaluation`), against two separate models of transformers.
 
-The main network has 4 layers of 256 (feed-forward 1024), the auxiliary one 2; a batch is 16 samples of 128 tokens and
-their crops. The peer is what one would write around `RobertaForMaskedLM` as the auxiliary model, whose logits stand at
-every position and are drawn from as they are, and `RobertaModel` as the main one, with the same heads and losses; it
-gets the same batches, writes corrections at masked positions alone, and has AdamW in its default implementation.
+Tokens are drawn from the logits that the auxiliary loss is computed of, as the peer does; by default ours would run the
+auxiliary model once more where it has dropout. The main network has 4 layers of 256 (feed-forward 1024), the auxiliary
+one 2; a batch is 16 samples of 128 tokens and their crops. The peer is what one would write around
+`RobertaForMaskedLM` as the auxiliary model, whose logits stand at every position and are drawn from as they are, and
+`RobertaModel` as the main one, with the same heads and losses; it gets the same batches, writes corrections at masked
+positions alone, and has AdamW in its default implementation, and fused.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from lmmodules.models.hugging_face import from_transformers
 from lmmodules.objectives import CocoLM
 
 PEER = "two models of transformers"
+PEER_FUSED = "two models of transformers, fused AdamW"
 TOGETHER = f"{OURS}, both views in one forward"
 AUXILIARY_LAYERS = 2
 
@@ -58,21 +61,19 @@ class CocoLMStep(Workload):
         """One for each size of the vocabulary and each dropout."""
         for vocab_size in grid["vocab"]:
             for dropout in grid["dropout"]:
+                agreement = partial(self.agreement, vocab_size)
+                theirs = partial(self.their_step, vocab_size, dropout)
                 candidates = (
                     Candidate(OURS, partial(self.our_step, vocab_size, dropout), ("transformers",)),
                     Candidate(TOGETHER, partial(self.our_step, vocab_size, dropout, joint=True), ("transformers",)),
-                    Candidate(
-                        PEER,
-                        partial(self.their_step, vocab_size, dropout),
-                        ("transformers",),
-                        partial(self.agreement, vocab_size),
-                    ),
+                    Candidate(PEER, theirs, ("transformers",), agreement),
+                    Candidate(PEER_FUSED, partial(theirs, fused=True), ("transformers",), agreement),
                 )
                 goal, floor = GOALS.get(vocab_size, (None, None))
                 yield Case(
                     f"vocabulary {vocab_size:,}, dropout {dropout:g}",
                     candidates,
-                    (Comparison(PEER, goal, floor), Comparison(TOGETHER)),
+                    (Comparison(PEER, goal, floor), Comparison(PEER_FUSED), Comparison(TOGETHER)),
                     self.batch_size * self.length,
                 )
 
@@ -124,11 +125,13 @@ class CocoLMStep(Workload):
         """Ours."""
         return our_step(self.objective(self.peer(vocab_size, dropout), joint=joint), self.data(vocab_size))  # type: ignore[arg-type]
 
-    def their_step(self, vocab_size: int, dropout: float) -> Step:
+    def their_step(self, vocab_size: int, dropout: float, fused: bool = False) -> Step:
         """Both models and their losses, over the same batches."""
         batches = endless(self.data(vocab_size).train_dataloader())
         model = self.peer(vocab_size, dropout)
-        return peer_step(model, batches, two_models_loss, partial(torch.optim.AdamW, lr=3e-4))
+        return peer_step(
+            model, batches, two_models_loss, partial(torch.optim.AdamW, lr=3e-4, fused=True if fused else None)
+        )
 
     def agreement(self, vocab_size: int) -> list[Agreement]:
         """The loss on a batch, of which ours draws the tokens."""

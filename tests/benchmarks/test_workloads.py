@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from benchmarks import training
+from benchmarks.measurement import measure
 from benchmarks.processes import OwnProcess, answer
 from benchmarks.training import Sizes
 from benchmarks.workload import choose
 from benchmarks.workloads.alibi_attention import AlibiAttention
 from benchmarks.workloads.alibi_step import LEARNED, AlibiStep
 from benchmarks.workloads.causal_lm_step import CausalLMStep
+from benchmarks.workloads.cline_views import NUM_BATCHES, ClineViews, no_wordnet
 from benchmarks.workloads.coco_lm_step import CocoLMStep
 from benchmarks.workloads.fim import FimTransform, decode_cut_encode
 from benchmarks.workloads.generation import Generation
@@ -39,7 +41,9 @@ def small_corpus(monkeypatch: pytest.MonkeyPatch, texts: Path) -> None:
         options = {"path": texts, "max_length": length, "batch_size": batch_size}
         return CorpusDataModule(tokenizer=recipe, transform=transform, **options).prepare()
 
-    for name in ("masked_lm_step", "causal_lm_step", "alibi_step", "coco_lm_step", "masking", "fim", "tokenising"):
+    for name in (
+        "masked_lm_step", "causal_lm_step", "alibi_step", "cline_views", "coco_lm_step", "masking", "fim", "tokenising"
+    ):  # fmt: skip
         monkeypatch.setattr(f"benchmarks.workloads.{name}.corpus", corpus)
 
 
@@ -180,6 +184,36 @@ def test_masking_selects_as_much_as_the_collator() -> None:
     for whole_word in (False, True):
         found = MaskingTransform().agreement(VOCAB, whole_word, 16, 64)
         assert all(one.holds for one in found if one.what == "share selected"), found
+
+
+def test_the_loop_writes_the_same_views(monkeypatch: pytest.MonkeyPatch, tiny_wordnet: Path) -> None:
+    monkeypatch.setenv("LMM_WORDNET", str(tiny_wordnet))
+    workload = ClineViews(length=48, batch_size=4)
+    assert workload.agreement(VOCAB)[0].holds
+    views = workload.views(VOCAB)
+    batches = [views[number] for number in range(NUM_BATCHES)]
+    for view, label in (("positive", 1), ("negative", 2)):
+        assert sum(int((batch[f"{view}_labels"] == label).sum()) for batch in batches) > 20
+
+    plain = type(views.transform).bind
+    fewer = lambda self, tokenizer: plain(setattr(self, "shares", (0.1, 0.1)) or self, tokenizer)  # noqa: E731
+    monkeypatch.setattr(type(views.transform), "bind", fewer)
+    assert not workload.agreement(VOCAB)[0].holds
+
+
+def test_workers_make_the_views_and_their_time_counts(monkeypatch: pytest.MonkeyPatch, tiny_wordnet: Path) -> None:
+    monkeypatch.setenv("LMM_WORDNET", str(tiny_wordnet))
+    step = ClineViews(length=48, batch_size=4).worker_step(VOCAB)
+    told = [step() for _ in range(20)]
+    assert all(seconds is not None and seconds.wall > 0 and seconds.processor > 0 for seconds in told)
+
+
+def test_views_are_not_measured_without_a_wordnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMM_WORDNET", "nowhere")
+    chosen = choose("cline_views")
+    found = measure(chosen, chosen.cases()[0], rounds=1, turn_seconds=0.1)
+    assert no_wordnet() is not None
+    assert [result.skipped for result in found.candidates] == [no_wordnet()] * 2
 
 
 def test_tokenising_writes_the_same_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
