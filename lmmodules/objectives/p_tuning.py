@@ -196,18 +196,26 @@ class PTuning(LanguageModel):
             Labels (M,), logits (M, V) that are trained, and logits (M, V) that are scored: the same, unless labels
             are shifted.
         """
-        labels = batch["labels"].flatten()
-        rows = torch.nonzero(labels != IGNORED).squeeze(1)  # (M,)
-        self.label_share = len(rows) / max(len(labels), 1)
+        labels, rows = self._asked(batch)
         if not self.official_label_shift:
             scored = self.logits(self.hidden_states(batch, rows=rows))
-            return labels[rows], scored, scored
+            return labels, scored, scored
         both = self.logits(self.hidden_states(batch, rows=torch.cat([rows, rows - 1])))
         scored, trained = both.chunk(2)
-        return labels[rows], trained, scored
+        return labels, trained, scored
+
+    def _asked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Labels (M,), and the positions (M,) of the flattened batch that have them."""
+        labels = batch["labels"].flatten()
+        rows = torch.nonzero(labels != IGNORED).squeeze(1)
+        self.label_share = len(rows) / max(len(labels), 1)
+        return labels[rows], rows
 
     def losses(self, batch: PromptBatch) -> dict[str, Term]:
         """Cross-entropy (nats) of the answer over the whole vocabulary, and P@1 among those that may be answers."""
+        if "candidate_ids" not in batch and not self.official_label_shift:  # no logits are asked for but these
+            labels, rows = self._asked(batch)
+            return self.cross_entropy(self.hidden_states(batch, rows=rows), labels)
         labels, trained, scored = self.answer_logits(batch)
         total, count = token_cross_entropy(trained, labels)
         correct = (among(scored.detach(), batch.get("candidate_ids")).argmax(-1) == labels).sum()
@@ -235,8 +243,10 @@ def replace_embeddings(embeddings: Tensor, prompt_ids: Tensor, table: Tensor) ->
         prompt_ids: (..., T) row of `table`, -1 where the token's own embedding stays.
         table: (P, E).
     """
-    chosen = table.to(embeddings.dtype)[prompt_ids.clamp(min=0)]
-    return torch.where((prompt_ids >= 0).unsqueeze(-1), chosen, embeddings)
+    flat = prompt_ids.flatten()
+    places = torch.nonzero(flat >= 0).squeeze(1)
+    chosen = table.to(embeddings.dtype).index_select(0, flat[places])
+    return embeddings.flatten(0, -2).index_copy(0, places, chosen).view_as(embeddings)
 
 
 class _PromptGroups(ParameterGroups):

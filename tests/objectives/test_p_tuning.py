@@ -71,6 +71,23 @@ def test_pseudo_tokens_that_are_tokens_change_nothing(causal: bool) -> None:
     torch.testing.assert_close(objective.hidden_states(data), plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_loss_over_all_tokens_is_that_over_candidates_that_are_all(causal: bool) -> None:
+    """The first makes no logits of its own, the second chooses among them."""
+    found = []
+    for candidates in ({}, {"candidate_ids": torch.arange(V)}):
+        objective = build(causal, encoder="lstm").eval()
+        terms = objective.losses({**batch(causal), **candidates})
+        terms["loss"].sum.backward()
+        gradient = objective.prompts.encoders[0].seeds.weight.grad
+        found.append(
+            [*(term.sum.detach() for term in terms.values()), *(term.count for term in terms.values()), gradient]
+        )
+        assert objective.label_share == pytest.approx(2 / (2 * T))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_the_loss_of_a_causal_model_is_at_the_last_position() -> None:
     objective, data = build().eval(), batch()
     logits = objective(data)
