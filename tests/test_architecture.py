@@ -13,6 +13,7 @@ COMMANDS = {
     "network",
     "export",
     "reproduce",
+    "sweep_states",
     "trial",
     "fitting_parts",
     "plan",

@@ -120,6 +120,24 @@ def test_a_job_that_crashes_ends_the_sweep_with_its_error(
     print(swept.stderr[-3000:])
 
 
+def test_a_job_that_is_killed_ends_the_sweep(submit: Submit, train: list[str], tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import os, signal, lightning as L\n"
+        "class Killed(L.Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    swept = submit(
+        "env", f"PYTHONPATH={tmp_path}:{Path(__file__).parents[2]}",
+        *train, "-m", *tiny, *SLURM, "max_steps=2000", "seed=0", "+callbacks.broken._target_=broken.Killed",
+        timeout=200,
+    )  # fmt: skip
+    assert swept.returncode == 1, swept.stderr
+    assert "has not produced any output (state: FAILED)" in swept.stderr, swept.stderr
+    assert "Bypassing sacct error" not in swept.stderr
+
+
 def test_wrong_input_of_a_trial_is_one_sentence(submit: Submit, train: list[str], tiny: list[str]) -> None:
     swept = submit(*train, "-m", *tiny, *TWO_RANKS, *SLURM, "max_steps=2", "hydra.launcher.tasks_per_node=1", "seed=0")
     assert swept.returncode == 2, swept.stderr
