@@ -23,3 +23,4 @@ class ReplacementBatch(MaskedBatch):
     negative_labels: Tensor  # (B, T) int64 out of {IGNORED, 0, 2}
     negative_document_ids: NotRequired[Tensor]  # (B, T)
     contrasted: Tensor  # (B,) int64, 1 where both views differ from the text in what its first position sees
+    opposed: NotRequired[Tensor]  # (B,) int64, 1 where the negative view has opposites and no random words

@@ -90,7 +90,7 @@ class ViewWriter:
         return rows
 
     def views(self, blocks: Blocks, keys: SampleKeys) -> dict[str, np.ndarray]:
-        """Both views of every row, (B, L + 1), and whether both differ from it in what its `<s>` sees.
+        """Both views of every row, (B, L + 1), whether both differ from it in what its `<s>` sees, and how.
 
         Args:
             blocks: (B, L) tokens.
@@ -101,7 +101,8 @@ class ViewWriter:
         num_rows, length = blocks.tokens.shape
         kinds = keys.uniform("cline/kinds", 2)
         contrasted = np.ones(num_rows, dtype=np.int64)
-        batch: dict[str, np.ndarray] = {"contrasted": contrasted}
+        opposed = np.zeros(num_rows, dtype=np.int64)
+        batch: dict[str, np.ndarray] = {"contrasted": contrasted, "opposed": opposed}
         lengths = [length] * num_rows if blocks.lengths is None else blocks.lengths.tolist()
         choosers = {"positive": self.replacement.positive, "negative": self.replacement.negative}
         for column, (view, choose) in enumerate(choosers.items()):
@@ -117,6 +118,8 @@ class ViewWriter:
                 draws = np.stack([order[row, :size], picks[row, :size]])
                 chosen = choose(words.words, words.num_words, float(kinds[row, column]), draws)
                 label = KEPT if view == "positive" else CHANGED
+                # Of the negative view, which comes last; nothing in the positive one is an opposite.
+                opposed[row] = bool(chosen) and all(choice.kind == "antonym" for choice in chosen.values())
                 written, asked, source = self._write(
                     blocks.tokens[row, : lengths[row]].tolist(), words, chosen, label, documents is not None
                 )

@@ -23,6 +23,7 @@ from lmmodules.replacement_batch import ReplacementBatch
 ContrastForm = Literal["softmax", "binary"]
 Similarity = Literal["dot", "mean", "cosine"]
 TASKS = ("masked_lm", "detection", "contrast")
+_CLASSES = {3: ("unchanged", "kept", "changed"), 2: ("unchanged", "replaced")}
 
 
 class CLINE(MaskedLM):
@@ -171,12 +172,13 @@ class CLINE(MaskedLM):
 
         hidden = self.encode(batch, torch.cat([masked, len(labels) + candidates, first]))
         of_tokens, of_words, of_texts = torch.split(hidden, [len(masked), len(candidates), len(first)])
+        contrasted, opposed = batch["contrasted"].bool(), batch.get("opposed")
         words = self.cross_entropy(of_tokens, labels[masked])
         tasks = {"masked_lm": words["loss"]}
         watched = {"accuracy": words["accuracy"]}
         for found in (
             self.detect(of_words, asked[candidates]),
-            self.contrast(of_texts.view(3, size, -1)[:, batch["contrasted"].bool()]),
+            self.contrast(of_texts.view(3, size, -1)[:, contrasted], None if opposed is None else opposed[contrasted]),
         ):
             tasks |= {name: term for name, term in found.items() if name in TASKS}
             watched |= {name: term for name, term in found.items() if name not in TASKS}
@@ -202,7 +204,10 @@ class CLINE(MaskedLM):
         )
 
     def detect(self, hidden: Tensor, labels: Tensor) -> dict[str, Term]:
-        """Cross-entropy (nats) of replaced-word detection, how often each class is right, and the share replaced.
+        """Cross-entropy (nats) of replaced-word detection, accuracy and F1 of each class, and the share replaced.
+
+        The mean of the F1 is macro-F1. Always saying that a word stands has 2 (1 - r) / (2 - r) in that class and 0 in
+        the others, where r is the share replaced.
 
         Args:
             hidden: (N, D) states of the content words of both views.
@@ -211,18 +216,23 @@ class CLINE(MaskedLM):
         logits = self.detection_head(hidden)
         targets = labels.clamp(max=self.detection_classes - 1)
         total, count = token_cross_entropy(logits, targets)
-        right = logits.argmax(-1) == targets
+        found = logits.argmax(-1)
+        right = found == targets
         terms = {"detection": Term(total, count)}
-        for label, name in enumerate(("unchanged", "kept", "changed")):
+        for label, name in enumerate(_CLASSES[3]):
             among = labels == label
             terms[f"{name}_accuracy"] = Term((right & among).sum(), among.sum(), weight=0.0)
+        for target, name in enumerate(_CLASSES[self.detection_classes]):
+            said, is_so = found == target, targets == target
+            terms[f"{name}_f1"] = Term(2 * (said & is_so).sum(), said.sum() + is_so.sum(), weight=0.0)
         return terms | {"replaced": Term((labels > 0).sum(), count, weight=0.0)}
 
-    def contrast(self, first: Tensor) -> dict[str, Term]:
+    def contrast(self, first: Tensor, opposed: Tensor | None = None) -> dict[str, Term]:
         """The contrastive loss (nats), and how often a text is nearer to its positive than to its negative view.
 
         Args:
             first: (3, B, D) states of the first positions of the texts and of their views.
+            opposed: (B,) whether the negative view has nothing but opposites, of which that is told apart.
         """
         anchors, positives, negatives = self.pool(first)
         near = self.compare(anchors, positives)
@@ -233,10 +243,14 @@ class CLINE(MaskedLM):
             total = hard_negative_cross_entropy(near, self.compare(anchors[:, None], negatives[None]))
         else:
             total = hard_negative_cross_entropy(near, far[:, None])
-        return {
+        nearer = near > far
+        terms = {
             "contrast": Term(total, float(len(near))),
-            "nearer": Term((near > far).sum(), float(len(near)), weight=0.0),
+            "nearer": Term(nearer.sum(), float(len(near)), weight=0.0),
         }
+        if opposed is not None:
+            terms["nearer_than_opposite"] = Term((nearer & opposed.bool()).sum(), opposed.sum(), weight=0.0)
+        return terms
 
     def pool(self, first: Tensor) -> Tensor:
         """What stands for a text, (..., D), of the states of first positions, in float32 at least."""

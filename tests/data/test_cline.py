@@ -43,7 +43,7 @@ def original(batch: Any) -> torch.Tensor:
 def test_the_contract(tokenizer: Tokenizer, directory: Path) -> None:
     batch = views(tokenizer, directory)
     check_batch(batch, ReplacementBatch, "test")
-    assert len({batch[name].shape for name in batch if name != "contrasted"}) == 1
+    assert len({batch[name].shape for name in batch if name not in ("contrasted", "opposed")}) == 1
     mask = tokenizer.mask_id
     assert (batch["input_ids"] == mask).any()
     for view, label in (("positive", 1), ("negative", 2)):
@@ -80,6 +80,16 @@ def test_a_word_beside_a_line_break_is_a_word(tokenizer: Tokenizer, directory: P
 
     assert found(" the dog\nran to\ta mat\r\n(hot)\x7fcat ") == ["dog", "ran", "mat", "hot", "cat"]
     assert found(" the dog\u00e9 ran\u00e9\nmat_\nhot' cat9 ") == []  # letters of several bytes glue as others do
+
+
+def test_which_negative_views_are_of_opposites(tokenizer: Tokenizer, directory: Path) -> None:
+    batch = views(tokenizer, directory, 200)
+    opposites = {"cold", "stay"}  # of hot, and of go, which is above run
+    for ids, labels, opposed in zip(batch["negative_ids"], batch["negative_labels"], batch["opposed"], strict=True):
+        written = set(tokenizer.decode(ids[labels == 2]).split())
+        assert (written <= opposites) == bool(opposed), written
+    assert 60 < batch["opposed"].sum() < 140  # every other text, as released
+    assert views(tokenizer, directory, 200, mode="per_word")["opposed"].sum() < 60
 
 
 def test_every_piece_of_an_expression_is_labelled(tokenizer: Tokenizer, directory: Path) -> None:

@@ -157,6 +157,35 @@ class TestLosses:
             math.log(2), abs=0.05
         )
 
+    @pytest.mark.parametrize("classes", [3, 2])
+    def test_f1_by_class(self, classes: int) -> None:
+        model, batch = cline(detection_classes=classes), texts(12)
+        labels = torch.cat([batch["positive_labels"], batch["negative_labels"]])
+        mask = torch.cat([batch["positive_attention_mask"], batch["negative_attention_mask"]])
+        hidden = model.backbone(torch.cat([batch["positive_ids"], batch["negative_ids"]]), attention_mask=mask)
+        said = model.detection_head(hidden[labels != IGNORED]).argmax(-1).tolist()
+        truth = labels[labels != IGNORED].clamp(max=classes - 1).tolist()
+        found = means(model, batch)
+        names = ("unchanged", "kept", "changed") if classes == 3 else ("unchanged", "replaced")
+        assert {name for name in found if name.endswith("_f1")} == {f"{name}_f1" for name in names}
+        for number, name in enumerate(names):
+            hits = sum(one == other == number for one, other in zip(said, truth, strict=True))
+            precision, recall = hits / max(said.count(number), 1), hits / truth.count(number)
+            f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+            assert found[f"{name}_f1"] == pytest.approx(f1), name
+        assert 0 < found["unchanged_f1"] < 1
+
+    def test_opposites_are_told_apart(self) -> None:
+        model, batch = cline(), texts(12)
+        assert "nearer_than_opposite" not in means(model, batch)
+        batch["contrasted"][0] = 0
+        batch["opposed"] = (torch.arange(12) < 5).long()
+        few: Any = {name: tensor[1:5] for name, tensor in batch.items()}
+        with torch.no_grad():
+            term, alone = model.losses(batch)["nearer_than_opposite"], model.losses(few)["nearer"]
+        assert (int(term.sum), int(term.count)) == (int(alone.sum), 4)
+        assert term.weight == 0
+
     def test_accuracies_by_class(self) -> None:
         model, batch = cline(), texts(16)
         terms = model.losses(batch)
