@@ -113,7 +113,7 @@ def _network(folder: Path) -> tuple[Backbone, LanguageModelHead]:
 
     if read_fields(str(folder)).get("model_type") in DEFAULTS:
         return from_hugging_face(folder)
-    wrapped = HuggingFaceBackbone(str(folder))
+    wrapped = cast(Backbone, HuggingFaceBackbone(str(folder)))
     return wrapped, LanguageModelHead(
         wrapped.hidden_size, wrapped.vocab_size, embedding_size=wrapped.token_embedding.embedding_dim
     )
