@@ -78,7 +78,7 @@ class Plan:
     @property
     def parameters_per_device(self) -> float:
         """Parameters that a device keeps."""
-        return self.layout.parameters(self.parameters, divided_parameters(self.objective))
+        return self.layout.parameters(self.parameters, divided_parameters(self.objective, self.layout.tensor))
 
     @property
     def kept_activation_bytes(self) -> float:

@@ -69,23 +69,28 @@ def _ring(devices: int) -> float:
     return 2 * (devices - 1) / devices
 
 
-def divided_parameters(objective: Objective) -> int:
+def divided_parameters(objective: Objective, ranks: int) -> int:
     """How many of an objective's parameters tensor parallelism divides.
 
     Args:
         objective: On any device, also the one without memory.
+        ranks: Of the tensor axis.
     """
     from lmmodules.models.attention import Attention
     from lmmodules.models.heads import LanguageModelHead
     from lmmodules.models.mlp import MLP
     from lmmodules.models.transformer import Transformer
+    from lmmodules.parallel.tensor_parallel import kept_whole
 
+    undivided = kept_whole(objective, ranks)
     found: dict[int, int] = {}
 
     def note(*parameters: Tensor | None) -> None:
         found.update({id(parameter): parameter.numel() for parameter in parameters if parameter is not None})
 
     for part in objective.modules():
+        if isinstance(part, (Attention, MLP)) and part in undivided:
+            continue
         if isinstance(part, Attention):
             note(part.query_key_value.weight, part.query_key_value.bias, part.output.weight)
         elif isinstance(part, MLP):

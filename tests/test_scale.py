@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lmmodules.models import LanguageModelHead, Transformer
-from lmmodules.objectives import CausalLM
+from lmmodules.objectives import ELECTRA, CausalLM
 from lmmodules.scale import Layout, divided_parameters
 
 
@@ -48,4 +48,18 @@ def test_divided_parameters(tied: bool) -> None:
     head = LanguageModelHead(hidden, vocabulary, tied=tied)
     block = (3 * hidden * hidden + 3 * hidden) + hidden * hidden + (4 * hidden * hidden + 4 * hidden) + 4 * hidden**2
     expected = layers * block + vocabulary * hidden * (1 if tied else 2)
-    assert divided_parameters(CausalLM(backbone, head=head)) == expected
+    assert divided_parameters(CausalLM(backbone, head=head), 2) == expected
+
+
+@pytest.mark.parametrize(("ranks", "layers"), [(2, 1), (1, 2)])
+def test_a_generator_that_is_too_narrow_is_not_divided(ranks: int, layers: int) -> None:
+    vocabulary, hidden = 48, 16
+    backbone = Transformer(vocab_size=vocabulary, hidden_size=hidden, num_layers=1, num_heads=4, causal=False)
+    objective = ELECTRA(backbone, auxiliary_width=0.25)
+    divided = divided_parameters(objective, ranks)
+    widths = [hidden, hidden // 4][:layers]
+    blocks = sum(
+        (3 * width * width + 3 * width) + width * width + (4 * width * width + 4 * width) + 4 * width * width
+        for width in widths
+    )
+    assert divided == blocks + vocabulary * hidden + vocabulary

@@ -233,16 +233,15 @@ def parallelize(module: nn.Module, mesh: DeviceMesh, *, sequence_parallel: bool 
     transformers = [part for part in modules if isinstance(part, Transformer)]
     if not transformers:
         raise InputError(NO_TRANSFORMER)
-    ranks, backbone = mesh.size(), getattr(module, "backbone", module)
-    undivided = [part for part in transformers if part is not backbone and not _has_divisible_blocks(part, ranks)]
+    ranks = mesh.size()
+    undivided = kept_whole(module, ranks)
     for transformer in transformers:
         check_divides({"vocab_size": transformer.vocab_size}, ranks)
         if transformer not in undivided:
             check_divides(_sizes(transformer), ranks)
-    kept_whole = {part for transformer in undivided for part in transformer.modules()}
     whole = Region(mesh)
     for part in modules:
-        if part in kept_whole:
+        if part in undivided:
             continue
         if isinstance(part, Attention):
             _become(part, HeadParallelAttention, whole)
@@ -270,6 +269,23 @@ def parallelize(module: nn.Module, mesh: DeviceMesh, *, sequence_parallel: bool 
             _divide_sequence(transformer, mesh)
 
 
+def kept_whole(module: nn.Module, ranks: int) -> set[nn.Module]:
+    """The networks beside the backbone that are too narrow to be divided, with all that is in them.
+
+    Args:
+        module: An objective, or anything built of the modules of `lmmodules.models`.
+        ranks: Of the tensor axis.
+    """
+    backbone = getattr(module, "backbone", module)
+    return {
+        part
+        for network in module.modules()
+        if isinstance(network, Transformer) and network is not backbone
+        if any(size % ranks for size in _sizes(network).values())
+        for part in network.modules()
+    }
+
+
 def check_divides(sizes: Mapping[str, int], ranks: int) -> None:
     """Refuse sizes of a network of which ranks cannot have equal parts.
 
@@ -292,10 +308,6 @@ def check_divides(sizes: Mapping[str, int], ranks: int) -> None:
 def _sizes(transformer: Transformer) -> dict[str, int]:
     """Of its blocks."""
     return {name: int(getattr(transformer, name)) for name in ("num_heads", "num_kv_heads", "intermediate_size")}
-
-
-def _has_divisible_blocks(transformer: Transformer, ranks: int) -> bool:
-    return not any(size % ranks for size in _sizes(transformer).values())
 
 
 def _become(module: nn.Module, kind: type[nn.Module], region: Region) -> None:

@@ -122,7 +122,7 @@ def sizes(mesh: DeviceMesh) -> dict[str, Any]:
     with SavedBytes(whole) as one:
         whole.backbone(batch()["input_ids"])
     layout = Layout(tensor=2)
-    parameters = layout.parameters(sum(it.numel() for it in whole.parameters()), divided_parameters(whole))
+    parameters = layout.parameters(sum(it.numel() for it in whole.parameters()), divided_parameters(whole, 2))
     ours = spread(CausalLM(network(intermediate_size=48)), mesh)
     with SavedBytes(ours) as own:
         ours.backbone(batch()["input_ids"])
