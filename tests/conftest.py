@@ -4,7 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,14 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared corpora of the tests stay out of the user's cache, and are shared between them."""
     os.environ["LMM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _ranks_of_one_test_are_not_those_of_the_next() -> Iterator[None]:
+    """A run within this process leaves its port in the environment, and listens there as long as the process lives."""
+    yield
+    for name in RANK_VARIABLES:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,9 @@ def test_whoever_is_interrupted_leaves_no_processes(monkeypatch: pytest.MonkeyPa
         monkeypatch, tmp_path, f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     )
 
+    # A process that a shell started in the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt() -> None:
         while not (pid.is_file() and pid.read_text()):
             pass
@@ -110,8 +113,11 @@ def test_whoever_is_interrupted_leaves_no_processes(monkeypatch: pytest.MonkeyPa
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_command("train")
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_command("train")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
