@@ -39,9 +39,9 @@ transform, `training_step` of the LightningModule and its optimizer.
 - *of a matrix product* is the speed of ours in floating-point operations that are really done, as a share of what a
   square matrix product reaches at the start of the same rounds.
 - *memory* is what three steps add to a fresh process at their peak, ours over the peer's.
-- What memory costs that is touched for the first time changes on a virtual machine, and peers that make their logits anew
-  in every step change with it: the row of a GPT of eighty lines at vocabulary 8,192 came to 0.97, 0.99 and 1.15 within
-  half an hour.
+- What memory costs that is touched for the first time changes on a virtual machine, and peers that make their logits
+  anew in every step change with it: the row of a GPT of eighty lines at vocabulary 8,192 came to 0.97, 0.99 and 1.15
+  within half an hour.
 - *milliseconds of a step* are those of steps that were recorded after all rounds, which slows them a little; they tell
   what is left to gain and where.
 

@@ -90,7 +90,7 @@ def test_both_pretrain_alike_and_cline_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LMM_REVIEWS", "reviews.tsv")
     first = compose_config("train", *NEARER.overrides("cpu"), *NEARER.arms[CLINE])
     again, masked = (compose_config("train", *ATTACK.overrides("cpu"), *ATTACK.arms[arm]) for arm in (CLINE, MASKED))
-    assert first == again
+    assert OmegaConf.to_yaml(first) == OmegaConf.to_yaml(again)  # unresolved: the time of day may be another by now
     for part in ("model", "data.corpus", "data.batch_size", "data.max_length", "tokenizer", "optimizer", "max_steps"):
         assert OmegaConf.select(again, part) == OmegaConf.select(masked, part), part
     assert again.transform.wordnet == "wordnet"
