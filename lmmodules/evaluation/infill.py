@@ -158,14 +158,14 @@ def infilling_prompt(
         InputError: When there is no room for the suffix, or none at all.
     """
     before, behind = tokenizer.encode(prefix), tokenizer.encode(suffix)
-    sentinels_alone = len(sentinels.prompt([], [], order))
     if room is not None:
+        sentinels_alone = len(sentinels.prompt([], [], order))
         if room < sentinels_alone:
             raise InputError(
                 f"`max_new_tokens` must leave room in the context for the sentinels, {sentinels_alone} tokens, but "
                 f"leaves {room}; use a smaller `max_new_tokens`"
             )
-        spare = room - len(sentinels.prompt([], behind, order))
+        spare = room - sentinels_alone - len(behind)
         if spare < 0:
             raise InputError(
                 f"`suffix` must fit into the context, where {room - sentinels_alone} tokens are left for it, but has "
