@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="tell what there is")
     parser.add_argument("--rounds", type=int, default=None, help=f"turns of every candidate (default {ROUNDS})")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: one per core)")
+    parser.add_argument(
+        "--idle",
+        choices=("awake", "asleep"),
+        default="awake",
+        help="how idle threads wait: awake, as PyTorch has it, or asleep, which disturbs and is disturbed less where "
+        "the machine has other work",
+    )
     parser.add_argument("--memory", action="store_true", help="also what three steps add to a fresh process")
     parser.add_argument("--quick", action="store_true", help=f"the first case of each, {QUICK_ROUNDS} rounds")
     parser.add_argument("--store", action="store_true", help="keep the results, and make docs/speed.md from them")
@@ -53,10 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    # The number of threads has to be known before torch is imported. Threads of OpenMP that wait asleep instead of
-    # awake leave the processor's clock to those that work.
+    # How many threads there are and how they wait has to be known before torch is imported.
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    if options.idle == "asleep":
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells when it starts
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -83,7 +83,7 @@ def measure(
     elapsed = time.perf_counter() - began
     waited = None if stalled is None else (stalled_seconds() or stalled) - stalled
     for name, step in steps.items():
-        if case.counts_operations:
+        if case.is_profiled:
             say(f"{name}: where the time goes")
             results[name].kinds = step.time_by_kind() if isinstance(step, OwnProcess) else time_by_kind(step)
         if isinstance(step, OwnProcess):

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workload import Agreement, Comparison
+from lmmodules.run_directory import git_commit
 
 BUSY = 0.1
 """Share of time with something waiting from which the clock on the wall measures the neighbours."""
+SHORT_COMMIT = 7
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("lmmodules", "torch", "lightning", "transformers", "datasets", "tokenizers", "litgpt", "numpy")
 
@@ -130,6 +132,41 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a comparison came to before it was measured again.
+
+    Attributes:
+        case: Name of the case.
+        ours: Name of ours.
+        peer: Name of the peer.
+        faster: Median ratio of speeds, by the clock that decides.
+        date: Of the measurement.
+        commit: What was measured, where git told.
+        processor: Model of the processor.
+    """
+
+    case: str
+    ours: str
+    peer: str
+    faster: float
+    date: str
+    commit: str | None
+    processor: str
+
+
+def earlier(case: CaseResult) -> list[Earlier]:
+    """What is kept of a case that is measured again: the ratios of those comparisons that have a goal."""
+    found = []
+    for comparison in case.comparisons:
+        ratio = speed_ratio(case, comparison, decisive_clock(case))
+        if comparison.goal is not None and ratio is not None:
+            where = case.environment
+            names = (case.name, comparison.ours, comparison.peer)
+            found.append(Earlier(*names, ratio.median, where["date"], where.get("commit"), where["processor"]))
+    return found
+
+
 @dataclass
 class WorkloadResult:
     """All cases of a workload that are stored.
@@ -138,16 +175,20 @@ class WorkloadResult:
         workload: Name of the workload.
         title: Its heading.
         cases: Each with its own date and machine: they need not have been measured together.
+        history: What their comparisons came to before, the oldest first.
     """
 
     workload: str
     title: str
     cases: list[CaseResult]
+    history: list[Earlier] = field(default_factory=list)
 
     def merged(self, newer: WorkloadResult) -> WorkloadResult:
         """These cases, with those of a newer measurement in place of theirs or behind them."""
         cases = {case.name: case for case in [*self.cases, *newer.cases]}
-        return WorkloadResult(newer.workload, newer.title, list(cases.values()))
+        replaced = [case for case in self.cases if cases[case.name] is not case]
+        history = [*self.history, *(found for case in replaced for found in earlier(case))]
+        return WorkloadResult(newer.workload, newer.title, list(cases.values()), history)
 
     def to_json(self) -> str:
         """The file's content; numbers are rounded to what the clocks can tell."""
@@ -162,7 +203,9 @@ class WorkloadResult:
                 candidate["agreement"] = [Agreement(**found) for found in candidate["agreement"]]
             case["candidates"] = [CandidateResult(**candidate) for candidate in case["candidates"]]
             case["comparisons"] = [Comparison(**comparison) for comparison in case["comparisons"]]
-        return cls(content["workload"], content["title"], [CaseResult(**case) for case in content["cases"]])
+        cases = [CaseResult(**case) for case in content["cases"]]
+        history = [Earlier(**found) for found in content.get("history", [])]
+        return cls(content["workload"], content["title"], cases, history)
 
 
 def store(result: WorkloadResult, folder: Path = RESULTS) -> Path:
@@ -197,11 +240,12 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "date": datetime.date.today().isoformat(),
+        "commit": (git_commit() or "")[:SHORT_COMMIT] or None,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "threads": torch.get_num_threads(),
-        "idle_threads": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+        "idle_threads": "asleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else "awake",
         "python": platform.python_version(),
         "versions": versions,
     }

@@ -11,6 +11,7 @@ from benchmarks import growth
 from benchmarks.growth import Growth
 from benchmarks.results import (
     CaseResult,
+    Earlier,
     WorkloadResult,
     decisive_clock,
     load_all,
@@ -19,7 +20,7 @@ from benchmarks.results import (
     speed_ratio,
 )
 from benchmarks.tables import share_of_matrix_product, shown_rate, verdict
-from benchmarks.workload import Comparison, summaries
+from benchmarks.workload import OURS, Comparison, summaries
 
 LEAST_SHARE = 0.005
 """Share of the time from which a kind of work is told by itself."""
@@ -34,14 +35,18 @@ compared, and a peer that computes something else is left out. Ours is the path 
 transform, `training_step` of the LightningModule and its optimizer.
 
 - *faster* is the median over the rounds of the ratio within a round, with its quartiles; above 1 ours is faster.
-- *processor* is the same ratio by processor time of all threads, which a busy machine disturbs less;
-  where something had to wait for a processor more than a tenth of the time, goals are judged by it.
+- *processor* is the same ratio by processor time of all threads. Idle threads wait awake, as PyTorch has it, and that
+  is counted; with `--idle asleep` it is the work alone, which other work on the machine disturbs less, but waking them
+  for every operator takes ours and the peer the same time, and so most of all what has many small ones.
+  Where something had to wait for a processor more than a tenth of the time, goals are judged by it.
 - *of a matrix product* is the speed of ours in floating-point operations that are really done, as a share of what a
   square matrix product reaches at the start of the same rounds.
 - *memory* is what three steps add to a fresh process at their peak, ours over the peer's.
 - What memory costs that is touched for the first time changes on a virtual machine, and peers that make their logits
   anew in every step change with it: the row of a GPT of eighty lines at vocabulary 8,192 came to 0.97, 0.99 and 1.15
   within half an hour.
+- *measured before* are the ratios that stood here earlier, with the commit and the day; those of the EPYC were taken with
+  idle threads asleep.
 - *milliseconds of a step* are those of steps that were recorded after all rounds, which slows them a little; they tell
   what is left to gain and where.
 
@@ -102,7 +107,26 @@ def _section(result: WorkloadResult) -> str:
         lines += [_row(case, comparison) for case in cases for comparison in case.comparisons]
         lines.append("")
         lines += _time_by_kind(cases)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_history(result)])
+
+
+def _history(result: WorkloadResult) -> list[str]:
+    """A table of what comparisons with a goal came to before, the oldest first."""
+    found: dict[tuple[str, str, str], list[Earlier]] = {}
+    for once in result.history:
+        found.setdefault((once.case, once.ours, once.peer), []).append(once)
+    if not found:
+        return []
+    lines = ["| case | peer | measured before |", "|---|---|---|"]
+    for (case, ours, peer), times in found.items():
+        who = case if ours == OURS else f"{case} ({ours})"
+        lines.append(f"| {who} | {peer} | {', '.join(map(_once, times))} |")
+    return [*lines, ""]
+
+
+def _once(found: Earlier) -> str:
+    commit = "" if found.commit is None else f"`{found.commit}`, "
+    return f"{found.faster:.2f} ({commit}{found.date}, {found.processor})"
 
 
 def _time_by_kind(cases: Sequence[CaseResult]) -> list[str]:
@@ -133,7 +157,7 @@ def _time_by_kind(cases: Sequence[CaseResult]) -> list[str]:
 def _row(case: CaseResult, comparison: Comparison) -> str:
     ours, peer = case.candidate(comparison.ours), case.candidate(comparison.peer)
     name = peer.name + (f", beyond {comparison.beyond}" if comparison.beyond else "")
-    who = case.name if comparison.ours == "lmmodules" else f"{case.name} ({comparison.ours})"
+    who = case.name if comparison.ours == OURS else f"{case.name} ({comparison.ours})"
     ratio, processor = speed_ratio(case, comparison), speed_ratio(case, comparison, "processor")
     if ratio is None or processor is None:
         reason = peer.skipped or ours.skipped
@@ -167,4 +191,5 @@ def _machine(found: Mapping[str, Any]) -> str:
         if package in found["versions"]
     )
     machine = f"{found['processor']}, {found['cores']} cores, {found['memory_gb']} GiB, {found['threads']} threads"
+    machine += ", idle asleep" if found.get("idle_threads") in ("passive", "asleep") else ""
     return f"{found['date']}: {machine}; {versions}"

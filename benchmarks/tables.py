@@ -136,7 +136,10 @@ def _footer(case: CaseResult) -> Text:
         return Text(told, style="dim")
     told += f" · something waited for a processor {case.waiting_share:.0%} of the time"
     if decisive_clock(case) == "processor":
-        return Text(f"{told}: judged by processor time", style="yellow")
+        told += ": judged by processor time"
+        if environment.get("idle_threads") == "awake":
+            told += ", which counts threads that only wait; measure again with `--idle asleep`"
+        return Text(told, style="yellow")
     return Text(told, style="dim")
 
 

@@ -101,6 +101,7 @@ class Case:
         units: How many of `unit` a step works through.
         unit: For example `tokens`.
         counts_operations: Whether floating-point operations are most of what is done, and so are counted.
+        tells_kinds: Whether it is told where the time goes; `None` where operations are counted.
     """
 
     name: str
@@ -109,6 +110,12 @@ class Case:
     units: int
     unit: str = "tokens"
     counts_operations: bool = True
+    tells_kinds: bool | None = None
+
+    @property
+    def is_profiled(self) -> bool:
+        """Whether steps are recorded operator by operator when all rounds are over."""
+        return self.counts_operations if self.tells_kinds is None else self.tells_kinds
 
 
 Grid = Mapping[str, Sequence[Any]]

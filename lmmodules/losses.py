@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Literal, overload
 
 import torch
@@ -14,6 +15,7 @@ from lmmodules.errors import InputError
 from lmmodules.parallel import vocabulary_parallel
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             offset = None if bias is None else bias.to(product_dtype)
             # Chunks of one size: a last one of a few rows would be the slowest product of all.
             chunk_rows = -(-num_rows // max(1, -(-num_rows // chunk_rows)))
-            logits_buffer = torch.empty((chunk_rows, vocab_size), dtype=product_dtype, device=device)
+            logits_buffer = _chunk_buffer(hidden, chunk_rows, vocab_size, product_dtype)
             # Memory that is touched for the first time costs more than the softmax itself, so it is written over the
             # logits where it has their dtype.
             softmax_buffer = (
@@ -227,8 +229,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradients = tuple(None if grad is None else grad * grad_total for grad in ctx.saved_tensors)
+        # Where nobody will ask again, the gradients are multiplied where they lie.
+        multiply = torch.mul if _is_graph_kept() else Tensor.mul_
+        gradients = tuple(None if grad is None else multiply(grad, grad_total) for grad in ctx.saved_tensors)
         return (*gradients, None, None, None, None, None)
+
+
+_kept = threading.local()
+"""The buffer of logits of each thread, between calls."""
+
+
+def _chunk_buffer(hidden: Tensor, rows: int, vocab_size: int, dtype: torch.dtype) -> Tensor:
+    """A buffer (rows, V) for the logits of a chunk, whatever it holds.
+
+    On a processor it is kept for the next call: memory of this size goes back to the system when it is freed, and to
+    touch it for the first time again costs more than the softmax. Accelerators keep freed memory themselves.
+    """
+    if hidden.device.type != "cpu" or type(hidden) not in _PLAIN or torch.compiler.is_compiling():
+        return torch.empty((rows, vocab_size), dtype=dtype, device=hidden.device)
+    buffer: Tensor | None = getattr(_kept, "buffer", None)
+    if buffer is None or buffer.dtype != dtype or buffer.numel() < rows * vocab_size:
+        _kept.buffer = None  # the old one goes before the new one comes
+        with torch.inference_mode(False):
+            buffer = _kept.buffer = torch.empty(rows * vocab_size, dtype=dtype)
+    return buffer[: rows * vocab_size].view(rows, vocab_size)
+
+
+def _is_graph_kept() -> bool:
+    """Whether a backward pass that is under way was asked for with `retain_graph`, as far as PyTorch tells."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or torch.compiler.is_compiling() or ask()
 
 
 def _summed_mean_logit(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmmodules import losses
 from lmmodules.batch import IGNORED
 from lmmodules.errors import InputError
 from lmmodules.losses import linear_cross_entropy, token_cross_entropy
@@ -147,6 +149,48 @@ def test_backward_twice_gives_the_same() -> None:
     second = torch.autograd.grad(total, [hidden, weight, bias])
     for one, other in zip(first, second, strict=True):
         torch.testing.assert_close(one, 3 * other, rtol=1e-12, atol=0)
+
+
+def test_gradients_are_multiplied_where_they_lie_unless_the_graph_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    ask = losses._is_graph_kept
+    monkeypatch.setattr(losses, "_is_graph_kept", lambda: kept.append(ask()) or kept[-1])
+    hidden, weight, labels, bias = problem()
+    total, _ = linear_cross_entropy(hidden, weight, labels, bias)
+    total.backward(retain_graph=True)
+    total.backward()
+    assert kept == [True, False]
+
+
+def test_the_buffer_of_logits_stays_for_the_next_call_on_a_processor() -> None:
+    hidden, weight, labels, bias = problem()
+    linear_cross_entropy(hidden, weight, labels, bias)
+    kept = losses._kept.buffer
+    with torch.inference_mode():  # a smaller one fits into it, and training may use what scoring has used
+        linear_cross_entropy(hidden[:9], weight, labels[:9], bias)
+    linear_cross_entropy(hidden, weight, labels, bias)[0].backward()
+    assert losses._kept.buffer is kept
+    larger = torch.cat([weight, weight, weight, weight]).detach()
+    linear_cross_entropy(hidden, larger, labels)
+    assert losses._kept.buffer is not kept
+    assert losses._kept.buffer.numel() == (labels != IGNORED).sum() * len(larger)
+
+
+def test_the_first_buffer_may_be_made_while_scoring() -> None:
+    losses._kept.buffer = None
+    hidden, weight, labels, bias = problem()
+    with torch.inference_mode():
+        linear_cross_entropy(hidden, weight, labels, bias)
+    linear_cross_entropy(hidden, weight, labels, bias)[0].backward()
+
+
+def test_threads_do_not_write_over_each_other() -> None:
+    problems = [problem() for _ in range(8)]
+    expected = [reference(*arguments).item() for arguments in problems]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            found = pool.map(lambda arguments: linear_cross_entropy(*arguments)[0].item(), problems)
+            assert list(found) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 3])

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
 from lmmodules.models import Alibi
-from lmmodules.models.attention import Visibility
 from lmmodules.models.floating_point import flush_denormals
+from lmmodules.models.visibility import Visibility
 
 PLAIN = "causal attention without positions"
 MATRIX = "a matrix of distances"

@@ -56,6 +56,7 @@ class Generation(Workload):
                     (Comparison(PEER, *GOALS.get(where, (None, None))),),
                     batch_size * self.new_tokens,
                     counts_operations=False,  # one token at a time waits for memory and for Python
+                    tells_kinds=True,
                 )
             yield Case(
                 f"vocabulary {vocab_size:,}, 1 prompt, rotary, untied",
@@ -71,6 +72,7 @@ class Generation(Workload):
                 (Comparison(LITGPT),),
                 self.new_tokens,
                 counts_operations=False,
+                tells_kinds=True,
             )
 
     def model(self, vocab_size: int) -> Any:

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lmmodules.models.alibi_forms import FOLDED, NEGLIGIBLE, LinearBiases
-from lmmodules.models.attention import Visibility
 from lmmodules.models.floating_point import denormals_are_flushed
+from lmmodules.models.visibility import Visibility
 
 CLIPPED_ELEMENTS = 2**24
 """Largest clipped matrix, H T^2. Beyond, its memory is worth more than the time it saves."""

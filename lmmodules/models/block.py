@@ -6,9 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lmmodules.models.attention import Attention, Visibility
+from lmmodules.models.attention import Attention
 from lmmodules.models.cache import KVCache
 from lmmodules.models.mlp import MLP
+from lmmodules.models.visibility import Visibility
 
 Norm = Literal["layer_norm", "rms_norm"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lmmodules.errors import InputError
-from lmmodules.models.attention import BiasForms
 from lmmodules.models.checks import check_length
+from lmmodules.models.visibility import BiasForms
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lmmodules.errors import InputError
-from lmmodules.models.attention import Attention, Visibility
+from lmmodules.models.attention import Attention
 from lmmodules.models.block import Block, Norm, build_norm
 from lmmodules.models.cache import KVCache
 from lmmodules.models.checks import check_choice, check_divides, check_length, check_positive, check_probability
 from lmmodules.models.mlp import MLP, Activation
 from lmmodules.models.positions import Positions, PositionScheme, Rotary
+from lmmodules.models.visibility import Visibility
 
 
 class Transformer(nn.Module):

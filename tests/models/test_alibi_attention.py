@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmmodules.models import Alibi, KVCache, Transformer, alibi_attention, alibi_slopes
 from lmmodules.models.alibi_attention import FoldedBias, WholeSequence
-from lmmodules.models.attention import Visibility
+from lmmodules.models.visibility import Visibility
 
 CPU = torch.device("cpu")
 FORMS = ["row", "clipped", "folded"]

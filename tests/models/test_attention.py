@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from lmmodules.models import Alibi, KVCache, Learned, PositionScheme, Transformer
-from lmmodules.models.attention import Attention, Visibility
+from lmmodules.models.attention import Attention
+from lmmodules.models.visibility import Visibility
 
 
 @pytest.fixture
