@@ -8,6 +8,7 @@ from pathlib import Path
 
 MATERIALS: dict[str, str] = {
     "LMM_REVIEWS": "a table of film-review sentences with the columns sentence and label, see docs/fine_tuning.md",
+    "LMM_MINILM": "the folder of MiniLM, a trained encoder, see docs/fine_tuning.md",
     "LMM_WORDNET": "a directory of WordNet 3.x, see docs/papers/cline.md",
     "LMM_LAMA": "a directory of LAMA's relations, see docs/papers/p_tuning.md",
     "LMM_SMOLLM2": "SmolLM2-135M, a folder or a GGUF file, see docs/models.md",

@@ -1,11 +1,13 @@
-"""RoBERTa (Liu et al. 2019): what it claims of masking and of the form of the input."""
+"""RoBERTa (Liu et al. 2019): what it claims of masking, of the form of the input, and of fine-tuning."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmmodules.claims.base import Claim, Measurement
+from lmmodules.claims.materials import material
 from lmmodules.claims.rules import Below, NotAbove
 
 if TYPE_CHECKING:
@@ -197,4 +199,62 @@ SENTENCE_PAIRS = SameText(
     unit=UNIT,
 )
 
-CLAIMS = (DYNAMIC_MASKING, INPUT_FORMATS, SENTENCE_PAIRS)
+PRETRAINED, RANDOM, FOUR_OF_FIVE = "MiniLM", "its network, random weights", "four of five"
+
+
+@dataclass(frozen=True)
+class FineTunedClassifier(Claim):
+    """Fine-tunes a published encoder on labelled sentences, and its network from random weights."""
+
+    def measure(self, trial: Trial) -> Measurement:
+        """Accuracy on held-out sentences at the end.
+
+        Args:
+            trial: Trains the runs of the seed.
+        """
+        runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
+        for run in runs.values():
+            # A checkpoint is a quarter of a gigabyte, and all that is asked of a run stands in its metrics.
+            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        curves = {arm: run.curve("val/accuracy") for arm, run in runs.items()}
+        return Measurement({arm: curve[-1][1] for arm, curve in curves.items()} | {FOUR_OF_FIVE: 0.8}, curves)
+
+
+FINE_TUNING = FineTunedClassifier(
+    paper="roberta",
+    name="fine_tuning",
+    statement=(
+        "A network that was pretrained on other text learns a task from a few thousand labelled sentences far better "
+        "than the same network from random weights."
+    ),
+    source="Liu et al. 2019, section 5; Devlin et al. 2019, section 4",
+    reported="RoBERTa large has an accuracy of 96.4 % on SST-2, phrases of film reviews, and 86.6 % on RTE.",
+    setting=(
+        "experiment=fine_tuning",
+        f"data.path={material('LMM_REVIEWS')}",
+        f"tokenizer.name={material('LMM_MINILM')}",
+    ),
+    arms={
+        PRETRAINED: (f"model.weights={material('LMM_MINILM')}",),
+        RANDOM: (
+            "model=bert_base",
+            "model.num_layers=6",
+            "model.hidden_size=384",
+            "model.intermediate_size=1536",
+        ),
+    },
+    rules=(Below(FOUR_OF_FIVE, PRETRAINED), Below(RANDOM, PRETRAINED, by=0.05)),
+    sizes={
+        "cpu": ("max_steps=284", "validate_every_steps=71"),
+        "gpu": ("max_steps=852", "validate_every_steps=142"),
+    },
+    remarks=(
+        "MiniLM is an encoder of 6 layers and 384 dimensions, distilled from a larger BERT and trained further on "
+        "pairs of sentences by others. The sentences are of film reviews, without those that ten people found neutral "
+        "on average; 9,074 are learned from, once, and 969 are held out, half of them positive."
+    ),
+    unit="share of held-out sentences that are right",
+    needs=("LMM_REVIEWS", "LMM_MINILM"),
+)
+
+CLAIMS = (DYNAMIC_MASKING, INPUT_FORMATS, SENTENCE_PAIRS, FINE_TUNING)

@@ -71,24 +71,27 @@ class Below(Rule):
         second: Name of the higher one.
         standard_errors: By how many standard errors the mean difference must exceed zero, where there are two seeds
             or more.
+        by: How far below it must be in every seed, in the unit of the figures.
     """
 
     first: str
     second: str
     standard_errors: float = 2.0
+    by: float = 0.0
 
     @property
     def words(self) -> str:
         """The rule in words."""
+        margin = f" by more than {self.by:g}" if self.by else ""
         return (
-            f"`{self.first}` is below `{self.second}` in every seed, and on average by more than "
+            f"`{self.first}` is below `{self.second}`{margin} in every seed, and on average by more than "
             f"{self.standard_errors:g} standard errors"
         )
 
     def is_met(self, differences: Sequence[float], standard_error: float | None) -> bool:
-        """All differences are negative, and their mean is far enough from zero."""
+        """All differences are negative, by the margin, and their mean is far enough from zero."""
         certain = standard_error is None or -mean(differences) > self.standard_errors * standard_error
-        return all(difference < 0 for difference in differences) and certain
+        return all(difference < -self.by for difference in differences) and certain
 
 
 @dataclass(frozen=True)

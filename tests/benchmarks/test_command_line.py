@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from benchmarks.__main__ import main
@@ -62,3 +64,10 @@ def test_axes_are_what_the_command_line_says() -> None:
     assert all(comparison.goal is None for case in cases for comparison in case.comparisons)
     with_goal = choose("masked_lm_step").case("vocabulary 8,192, dropout 0.1").comparisons[0]
     assert (with_goal.goal, with_goal.floor) == (1.8, 1.55)
+
+
+@pytest.mark.parametrize(("arguments", "policy"), [([], None), (["--idle", "asleep"], "PASSIVE")])
+def test_idle_threads_wait_as_asked(arguments: list[str], policy: str | None) -> None:
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+    main(["--list", *arguments])
+    assert os.environ.get("OMP_WAIT_POLICY") == policy

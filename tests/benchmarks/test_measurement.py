@@ -237,3 +237,22 @@ def test_the_time_of_a_step_is_told_by_kind_and_adds_up() -> None:
     assert {"matrix products", "sums and products of elements", "softmax", BETWEEN} <= set(found)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert all(milliseconds >= 0 for milliseconds in found.values())
+
+
+@pytest.mark.parametrize(
+    ("counts_operations", "tells_kinds", "profiled"), [(False, None, False), (False, True, True), (True, False, False)]
+)
+def test_it_is_told_where_the_time_goes_where_that_says_something(
+    counts_operations: bool, tells_kinds: bool | None, profiled: bool
+) -> None:
+    def build() -> Callable[[], None]:
+        matrix = torch.ones(8, 8)
+
+        def step() -> None:
+            torch.mm(matrix, matrix)
+
+        return step
+
+    case = Case("a case", (Candidate("ours", build),), (), 10, "tokens", counts_operations, tells_kinds)
+    found = measure(Chosen("nothing", Nothing()), case, rounds=1, turn_seconds=1e-7, now=Machine())
+    assert bool(found.candidate("ours").kinds) == profiled

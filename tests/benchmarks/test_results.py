@@ -62,6 +62,38 @@ def test_cases_that_were_not_measured_again_stay(tmp_path: Path) -> None:
     assert [one.candidate("lmmodules").wall[0] for one in found.cases] == [1.0, 0.5, 1.0]
 
 
+def test_what_was_measured_before_stays_as_a_ratio(tmp_path: Path) -> None:
+    commits = [{"environment": {**ENVIRONMENT, "commit": commit}} for commit in ("aaaaaaa", "bbbbbbb", "ccccccc")]
+    store(result(case("a", ours=2.0, **commits[0]), case("b")), tmp_path)
+    store(result(case("a", ours=1.5, **commits[1])), tmp_path)
+    store(result(case("a", **commits[2])), tmp_path)
+    [found] = load_all(tmp_path)
+    # Medians of 2.0 and 2.2 over ours; a peer that was not measured has no ratio.
+    assert [(once.case, once.peer, once.commit) for once in found.history] == [
+        ("a", "Peer", "aaaaaaa"),
+        ("a", "Peer", "bbbbbbb"),
+    ]
+    assert [once.faster for once in found.history] == pytest.approx([1.05, 1.4])
+    page = render([found])
+    assert (
+        "| a | Peer | 1.05 (`aaaaaaa`, 2026-01-31, Some Processor), 1.40 (`bbbbbbb`, 2026-01-31, Some Processor) |"
+        in page
+    )
+    assert "measured before |" not in render([result(case())])
+
+
+def test_threads_that_wait_asleep_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy, told in (("PASSIVE", "asleep"), ("", "awake")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        assert environment()["idle_threads"] == told
+    asleep = case(environment={**ENVIRONMENT, "idle_threads": "asleep"})
+    assert "2 threads, idle asleep; torch" in render([result(asleep)])
+    awake = case(waiting_share=0.5, environment={**ENVIRONMENT, "idle_threads": "awake"})
+    console = Console(width=200, record=True, file=io.StringIO())
+    show_case("A title", awake, console)
+    assert "measure again with `--idle asleep`" in console.export_text()
+
+
 def test_the_machine_is_described_and_not_named() -> None:
     found = environment()
     assert {"date", "processor", "cores", "memory_gb", "threads", "versions"} <= set(found)

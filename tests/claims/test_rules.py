@@ -62,6 +62,12 @@ class TestBelow:
         assert not Below("a", "b").judge(seeds((math.inf, 1.0), (1.0, 2.0))).held
         assert not Below("a", "b").judge(seeds((math.inf, math.inf), (1.0, 2.0))).held
 
+    def test_a_margin_must_be_kept_in_every_seed(self) -> None:
+        pairs = seeds((1.0, 1.5), (1.0, 1.25), (1.0, 1.5))
+        assert Below("a", "b", by=0.2).judge(pairs).held
+        assert not Below("a", "b", by=0.25).judge(pairs).held
+        assert Below("a", "b", by=0.2).words.startswith("`a` is below `b` by more than 0.2 in every seed, and ")
+
     def test_it_says_what_it_asks(self) -> None:
         assert Below("a", "b").words == (
             "`a` is below `b` in every seed, and on average by more than 2 standard errors"
