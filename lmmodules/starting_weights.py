@@ -228,7 +228,13 @@ def published_vocabulary(place: Path) -> dict[str, int] | None:
         place: A folder, or a GGUF file.
     """
     from lmmodules.data import Tokenizer
+    from lmmodules.data.tokenizer import gguf_file
 
+    if (quantised := gguf_file(place)) is not None:
+        try:
+            return vocabulary_of(Tokenizer.from_hub(str(quantised)))
+        except InputError:  # a file may hold weights alone
+            return None
     if (place / "tokenizer.json").is_file():
         return vocabulary_of(Tokenizer.from_file(place / "tokenizer.json"))
     if (place / "vocab.json").is_file():

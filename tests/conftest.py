@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +106,31 @@ def command(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def gguf_with_tokenizer(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a GGUF file that holds a byte-level tokenizer, and no weights; given none, not even that."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("transformers")
+
+    def write(tokenizer: Any = None) -> Path:
+        folder = tmp_path / "quantised"
+        folder.mkdir(exist_ok=True)
+        writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
+        if tokenizer is not None:
+            model = json.loads(tokenizer.backend.to_str())["model"]
+            tokens = sorted(ids := tokenizer.backend.get_vocab(), key=ids.get)
+            writer.add_tokenizer_model("gpt2")
+            writer.add_token_list(tokens)
+            writer.add_token_types([1] * len(tokens))
+            writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+            writer.add_bos_token_id(0)
+            writer.add_eos_token_id(2)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return folder / "tiny.gguf"
+
+    return write

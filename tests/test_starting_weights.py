@@ -16,6 +16,7 @@ from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
 from lmmodules.checkpoint import read_checkpoint
 from lmmodules.command import conf_directory
 from lmmodules.composition import compose_config
+from lmmodules.data import Tokenizer
 from lmmodules.export import export_checkpoint
 from lmmodules.models import Alibi, Learned, Rotary, Transformer
 from lmmodules.models.description import describe
@@ -354,6 +355,16 @@ class TestVocabularies:
         (tmp_path / "vocab.json").write_text(json.dumps({"a": 3}))
         assert published_vocabulary(tmp_path) == {"a": 3}
         assert published_vocabulary(tmp_path / "model.gguf") is None
+
+    def test_of_a_gguf_file(self, published, gguf_with_tokenizer):
+        tokenizer = Tokenizer.from_file(published["decoder"] / "tokenizer.json")
+        file = gguf_with_tokenizer(tokenizer)
+        for place in (file, file.parent):
+            # Libraries may add a token of their own behind those of the file.
+            assert tokenizer.backend.get_vocab().items() <= published_vocabulary(place).items()
+
+    def test_of_a_gguf_file_without_a_tokenizer(self, gguf_with_tokenizer):
+        assert published_vocabulary(gguf_with_tokenizer()) is None
 
     def test_where_there_is_none_that_is_said(self, published, decoder, tmp_path, caplog):
         shutil.copytree(published["decoder"], tmp_path / "bare")

@@ -116,7 +116,7 @@ class Tokenizer:
         """
         transformers = require("transformers", "hub", f"the tokenizer `{name}`")
         place: dict[str, str] = {"pretrained_model_name_or_path": name}
-        if (quantised := _gguf_file(Path(name).expanduser())) is not None:
+        if (quantised := gguf_file(Path(name).expanduser())) is not None:
             require("gguf", "gguf", f"the tokenizer in `{quantised}`")
             place = {"pretrained_model_name_or_path": str(quantised.parent), "gguf_file": quantised.name}
         try:
@@ -258,8 +258,12 @@ class Tokenizer:
         return self.vocab_size
 
 
-def _gguf_file(place: Path) -> Path | None:
-    """The GGUF file that is meant: the one that is named, or the only one of a folder without a tokenizer's files."""
+def gguf_file(place: Path) -> Path | None:
+    """The GGUF file that is meant: the one that is named, or the only one of a folder without a tokenizer's files.
+
+    Args:
+        place: A file or a folder.
+    """
     if place.suffix == ".gguf" and place.is_file():
         return place
     if not place.is_dir() or any(place.glob("tokenizer*")):

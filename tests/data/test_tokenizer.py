@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -155,26 +154,9 @@ def test_a_folder_of_transformers_is_opened(tokenizer: Tokenizer, tmp_path: Path
         Tokenizer.from_hub(str(tmp_path / "empty"))
 
 
-def test_a_gguf_file_is_opened(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    pytest.importorskip("transformers")
-    backend = json.loads(tokenizer.backend.to_str())
-    tokens = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].get)
-    file = tmp_path / "tiny.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([1] * len(tokens))
-    writer.add_token_merges(
-        [merge if isinstance(merge, str) else " ".join(merge) for merge in backend["model"]["merges"]]
-    )
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(2)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    for place in (file, tmp_path):
+def test_a_gguf_file_is_opened(tokenizer: Tokenizer, gguf_with_tokenizer: Callable, tmp_path: Path) -> None:
+    file = gguf_with_tokenizer(tokenizer)
+    for place in (file, file.parent):
         loaded = Tokenizer.from_hub(str(place))
         assert loaded.encode("the cat") == tokenizer.encode("the cat")
         assert (loaded.bos_id, loaded.eos_id) == (0, 2)
