@@ -15,6 +15,8 @@ from lmmodules.errors import InputError
 from lmmodules.parallel import vocabulary_parallel
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+_UNIFORM = 1.001
+"""Probability of the likeliest token, times their number, up to which none is preferred and so none is right."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -102,7 +104,8 @@ def linear_cross_entropy(
         bias: `(V,)` or none.
         chunk_rows: Rows that share one product; chosen from the size of the vocabulary when left out.
         label_smoothing: Share of the target probability spread evenly over the vocabulary, in [0, 1).
-        with_accuracy: Also return the number of rows whose largest logit is that of the label.
+        with_accuracy: Also return the number of rows whose largest logit is that of the label. Where all logits of a
+            row are equal, none is.
 
     Returns:
         The sum in nats, the number of labelled rows (int64) and, if asked for, the number of correct ones (int64).
@@ -191,15 +194,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     torch.mm(features, projection.T, out=logits)
                 else:
                     torch.addmm(offset, features, projection.T, out=logits)
-                if with_accuracy:
+                label_logits = logits.gather(1, targets)[:, 0]
+                if with_accuracy and product_dtype in _LOW_PRECISION:  # in which several may be the largest
                     peak, best = logits.max(dim=-1)
-                    correct += (best == targets[:, 0]).sum()
-                else:
+                    hits = best == targets[:, 0]
+                else:  # at a third of the cost
                     peak = logits.amax(dim=-1)
-                label_logits = logits.gather(1, targets)[:, 0].to(sum_dtype)
+                    hits = label_logits == peak
+                label_logits = label_logits.to(sum_dtype)
                 torch.softmax(logits, dim=-1, dtype=sum_dtype, out=softmax)
                 # The softmax at the peak is 1 / sum(exp(logits - peak)): at least 1 / V, so its logarithm is exact.
-                log_normaliser = peak.to(sum_dtype) - softmax.amax(dim=-1).log()
+                largest = softmax.amax(dim=-1)
+                if with_accuracy:
+                    correct += (hits & (largest > _UNIFORM / vocab_size)).sum()
+                log_normaliser = peak.to(sum_dtype) - largest.log()
                 total += (log_normaliser - target_weight * label_logits).sum()
 
                 if not (needs_hidden or needs_weight or needs_bias):

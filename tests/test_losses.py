@@ -184,6 +184,22 @@ def test_the_first_buffer_may_be_made_while_scoring() -> None:
     linear_cross_entropy(hidden, weight, labels, bias)[0].backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_network_that_prefers_nothing_is_never_right(dtype: torch.dtype) -> None:
+    hidden, labels = torch.zeros(N, D, dtype=dtype), torch.arange(N)
+    weight = torch.randn(V, D).to(dtype)
+    assert linear_cross_entropy(hidden, weight, labels, with_accuracy=True)[2] == 0
+    # A bias that prefers one token by little is a preference.
+    bias = torch.zeros(V, dtype=dtype)
+    bias[3] = 0.01
+    assert linear_cross_entropy(hidden, weight, labels, bias, with_accuracy=True)[2] == 1
+
+
+def test_among_equal_logits_of_half_precision_the_first_is_taken() -> None:
+    hidden, weight = torch.ones(2, 1).bfloat16(), torch.tensor([[0.0], [2.0], [2.0]]).bfloat16()
+    assert linear_cross_entropy(hidden, weight, torch.tensor([1, 2]), with_accuracy=True)[2] == 1
+
+
 def test_threads_do_not_write_over_each_other() -> None:
     problems = [problem() for _ in range(8)]
     expected = [reference(*arguments).item() for arguments in problems]
