@@ -123,7 +123,8 @@ def _measure(chosen: Chosen, rounds: int, options: argparse.Namespace, console: 
             seconds = TURN_SECONDS / 4 if options.quick else TURN_SECONDS
             found = measure(chosen, case, rounds=rounds, turn_seconds=seconds, memory=options.memory, say=say)
             show_case(chosen.workload.title, found, console)
-            if options.store:  # after every case, so that what was measured stays if the next one fails
+            measured = any(candidate.wall for candidate in found.candidates)
+            if options.store and measured:  # after every case, so that what was measured stays if the next one fails
                 store(WorkloadResult(chosen.name, chosen.workload.title, [found]))
     if options.store:
         _render(console)

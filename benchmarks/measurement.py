@@ -26,6 +26,7 @@ Clock = Callable[[], Seconds]
 Say = Callable[[str], None]
 
 MATRIX_SIZE = 1024
+GPU_MATRIX_SIZE = 8192
 MATRIX_SECONDS = 0.15
 
 
@@ -73,14 +74,15 @@ def measure(
             results[name].operations = step.operations() if isinstance(step, OwnProcess) else count_operations(step)
     stalled, began = stalled_seconds(), time.perf_counter()
     products = []
-    for number in range(rounds):
-        products.append(matrix_product_speed())
+    for number in range(rounds if steps else 0):
+        products.append(matrix_product_speed(case.device))
         for name in rotated(list(steps), number):
             say(f"round {number + 1} of {rounds}: {name}")
             seconds = turn(steps[name], results[name].steps_per_turn, now)
             results[name].wall.append(seconds.wall)
             results[name].processor.append(seconds.processor)
     elapsed = time.perf_counter() - began
+    where = environment(case.device if steps else "cpu")
     waited = None if stalled is None else (stalled_seconds() or stalled) - stalled
     for name, step in steps.items():
         if case.is_profiled:
@@ -104,7 +106,7 @@ def measure(
         comparisons=list(case.comparisons),
         matrix_product=products,
         waiting_share=None if waited is None else waited / elapsed,
-        environment=environment(),
+        environment=where,
     )
 
 
@@ -185,16 +187,23 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
     return [*names[start:], *names[:start]]
 
 
-def matrix_product_speed() -> float:
-    """Floating-point operations per second that a square product in float32 reaches just now, the best of several."""
-    a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE)
-    product = torch.empty(MATRIX_SIZE, MATRIX_SIZE)
+def matrix_product_speed(device: str = "cpu") -> float:
+    """Floating-point operations per second that a square product reaches just now, the best of several.
+
+    Args:
+        device: A processor multiplies in float32, a GPU larger matrices in bfloat16.
+    """
+    size, dtype = (GPU_MATRIX_SIZE, torch.bfloat16) if device == "cuda" else (MATRIX_SIZE, torch.float32)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    product = torch.empty(size, size, device=device, dtype=dtype)
     best, end = math.inf, time.perf_counter() + MATRIX_SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         torch.mm(a, b, out=product)
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    return 2 * MATRIX_SIZE**3 / best
+    return 2 * size**3 / best
 
 
 def stalled_seconds(path: Path = Path("/proc/pressure/cpu")) -> float | None:

@@ -228,8 +228,12 @@ def load_all(folder: Path = RESULTS) -> list[WorkloadResult]:
     return [WorkloadResult.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def environment() -> dict[str, Any]:
-    """What decides the numbers beside the code: processor, memory, threads, versions, date. No name of the machine."""
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """What decides the numbers beside the code: processor, memory, threads, versions, date. No name of the machine.
+
+    Args:
+        device: Where the steps ran; a GPU is told by its model.
+    """
     import torch
 
     versions = {}
@@ -241,7 +245,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "commit": (git_commit() or "")[:SHORT_COMMIT] or None,
-        "processor": _processor(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "threads": torch.get_num_threads(),

@@ -131,6 +131,8 @@ def _bar(ratio: Ratio, comparison: Comparison, style: str) -> Text:
 def _footer(case: CaseResult) -> Text:
     environment, rounds = case.environment, max((len(candidate.wall) for candidate in case.candidates), default=0)
     machine = f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads"
+    if not case.matrix_product:
+        return Text(machine, style="dim")
     told = f"{machine}\n{rounds} rounds · matrix product {median(case.matrix_product) / 1e9:,.0f} GFLOP/s"
     if case.waiting_share is None:
         return Text(told, style="dim")

@@ -102,6 +102,7 @@ class Case:
         unit: For example `tokens`.
         counts_operations: Whether floating-point operations are most of what is done, and so are counted.
         tells_kinds: Whether it is told where the time goes; `None` where operations are counted.
+        device: Where the steps run, `cpu` or `cuda`; a matrix product is measured there too.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Case:
     unit: str = "tokens"
     counts_operations: bool = True
     tells_kinds: bool | None = None
+    device: str = "cpu"
 
     @property
     def is_profiled(self) -> bool:

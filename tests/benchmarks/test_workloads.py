@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import training
+from benchmarks.__main__ import main
 from benchmarks.measurement import measure
 from benchmarks.processes import OwnProcess, answer
 from benchmarks.training import Sizes
@@ -20,6 +22,7 @@ from benchmarks.workloads.cline_views import NUM_BATCHES, ClineViews, no_wordnet
 from benchmarks.workloads.coco_lm_step import CocoLMStep
 from benchmarks.workloads.fim import FimTransform, decode_cut_encode
 from benchmarks.workloads.generation import Generation
+from benchmarks.workloads.gpu_step import GPUStep
 from benchmarks.workloads.keystrokes import PSM, Keystrokes
 from benchmarks.workloads.masked_lm_step import MaskedLMStep
 from benchmarks.workloads.masking import MaskingTransform
@@ -42,7 +45,8 @@ def small_corpus(monkeypatch: pytest.MonkeyPatch, texts: Path) -> None:
         return CorpusDataModule(tokenizer=recipe, transform=transform, **options).prepare()
 
     for name in (
-        "masked_lm_step", "causal_lm_step", "alibi_step", "cline_views", "coco_lm_step", "masking", "fim", "tokenising"
+        "masked_lm_step", "causal_lm_step", "alibi_step", "cline_views", "coco_lm_step", "gpu_step", "masking", "fim",
+        "tokenising",
     ):  # fmt: skip
         monkeypatch.setattr(f"benchmarks.workloads.{name}.corpus", corpus)
 
@@ -60,7 +64,14 @@ def causal_lm() -> CausalLMStep:
     return CausalLMStep(sizes=TINY, length=16, batch_size=4)
 
 
+def gpu_step() -> GPUStep:
+    sizes = {"tokens": 64, "causal_length": 16, "masked_length": 16, "vocab_size": VOCAB, "roberta_sizes": TINY}
+    return GPUStep(device="cpu", compiled=False, networks={"a network": TINY}, **sizes)
+
+
 AGREEMENTS = {
+    "gpt2 of the GPU's case": lambda: gpu_step().agreement_with_gpt2(TINY),
+    "roberta of the GPU's case": lambda: gpu_step().agreement_with_roberta(),
     "roberta": lambda: masked_lm().agreement(VOCAB),
     "gpt2": lambda: causal_lm().agreement_with_gpt2(VOCAB),
     "small gpt": lambda: causal_lm().agreement_with_small_gpt(VOCAB),
@@ -135,6 +146,35 @@ def test_a_step_changes_every_weight(build, monkeypatch: pytest.MonkeyPatch) -> 
     changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
     assert all(changed)
     assert model.training
+
+
+def test_the_steps_of_a_gpu_run_on_a_processor_too() -> None:
+    workload = gpu_step()
+    cases = list(workload.cases({}))
+    assert [case.name for case in cases] == ["a network", "a network, ALiBi", "RoBERTa-base, masked"]
+    for case in cases:
+        assert case.device == "cpu"
+        for candidate in case.candidates:
+            if candidate.name != "litgpt" or importlib.util.find_spec("litgpt"):
+                step = candidate.build()
+                step()
+                step()
+
+
+def test_without_a_gpu_its_steps_are_not_measured_and_nothing_is_stored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stored: list[object] = []
+    monkeypatch.setattr("benchmarks.results.store", stored.append)
+    monkeypatch.setattr("benchmarks.speed_page.PAGE", tmp_path / "docs" / "speed.md")
+    (tmp_path / "docs").mkdir()
+    with monkeypatch.context() as environment:
+        for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY"):
+            environment.setenv(name, "1")
+        main(["gpu_step", "--rounds", "5", "--store", "--threads", "1"])
+    assert "no GPU here" in capsys.readouterr().out
+    assert stored == []
 
 
 def test_a_wrong_loss_of_one_view_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
