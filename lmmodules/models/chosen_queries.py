@@ -65,6 +65,8 @@ class ChosenQueries:
             key_length: Number of keys.
         """
         if every.is_causal:
+            if bool((self.positions == key_length - 1).all()):  # as when a prompt is read: the last see all
+                return Visibility()
             return Visibility((torch.arange(key_length) <= self.positions[..., None])[:, None])
         mask = every.mask
         if mask is None or mask.shape[-2] == 1:

@@ -175,8 +175,6 @@ def test_dropout_is_off_while_writing_and_on_again_after():
 
 
 def test_padding_is_made_only_where_lengths_differ(monkeypatch):
-    import lmmodules.models.attention as attention
-
     masks = []
     kernel = torch.nn.functional.scaled_dot_product_attention
 
@@ -184,7 +182,7 @@ def test_padding_is_made_only_where_lengths_differ(monkeypatch):
         masks.append(attn_mask)
         return kernel(*arguments, attn_mask=attn_mask, **options)
 
-    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     generate(make_writer(), torch.tensor([[1, 2], [3, 4]]), max_new_tokens=3)
     assert masks == [None] * len(masks)
     generate(make_writer(), [[1, 2], [3]], max_new_tokens=3)

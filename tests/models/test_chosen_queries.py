@@ -105,6 +105,14 @@ def test_all_queries_are_used_where_few_would_not_be_less_work(rows, visibility)
     assert ChosenQueries.where_fewer(rows, BATCH, LENGTH, visibility) is None
 
 
+def test_the_last_tokens_need_no_mask():
+    last = ChosenQueries.where_fewer(torch.arange(1, BATCH + 1) * LENGTH - 1, BATCH, LENGTH, Visibility())
+    assert last.visibility(Visibility(is_causal=True), LENGTH) == Visibility()
+    other = ChosenQueries.where_fewer(torch.arange(1, BATCH + 1) * LENGTH - 2, BATCH, LENGTH, Visibility())
+    seen = other.visibility(Visibility(is_causal=True), LENGTH).mask
+    assert seen.sum(-1).flatten().tolist() == [LENGTH - 1] * BATCH
+
+
 def test_places_by_hand():
     chosen = ChosenQueries.where_fewer(torch.tensor([13, 2, 10]), 3, 5, Visibility())
     assert chosen.positions.tolist() == [[2, 0], [0, 0], [3, 0]]  # 13 and 10 are tokens 3 and 0 of the third sequence
