@@ -34,14 +34,13 @@ def test_the_few_shot_encoder_is_as_large_as_the_released() -> None:
     assert encoder().shape == (1, 128)
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [LSTMPromptEncoder(5, 8), MLPPromptEncoder(5, 8), PlainPromptEncoder(5, 8)],
-    ids=lambda e: type(e).__name__,
-)
-def test_every_seed_is_trained(encoder: PromptEncoder) -> None:
+@pytest.mark.parametrize("kind", [LSTMPromptEncoder, MLPPromptEncoder, PlainPromptEncoder])
+def test_every_seed_is_trained(kind: type[PromptEncoder]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = kind(5, 64)  # of a few rectified units all may be off for one of the seeds
     output = encoder()
-    assert output.shape == (5, 8)
+    assert output.shape == (5, 64)
     output.square().sum().backward()
     assert (encoder.seeds.weight.grad.abs().sum(1) > 0).all()
 
