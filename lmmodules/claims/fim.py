@@ -179,7 +179,9 @@ FIM_MIDDLES = BetterMiddle(
         "lines of held-out text, the same for all runs; a figure is the loss of what stood there, behind the suffix "
         "and the prefix (SPM) or behind the prefix alone, with the end of text before it. Where a text is cut, it is "
         "encoded in pieces, as a plain model has never seen it, which is why the model of rate 0.5 is scored without "
-        "the suffix as well: by the difference of its two figures the suffix itself is judged."
+        "the suffix as well: by the difference of its two figures the suffix itself is judged. It is learned late: to "
+        "a run of 3,000 steps with rate 0.5 that was broken off after 1,569, of one seed, the suffix was worth 0.15 "
+        "nats in stretches and 0.16 in lines."
     ),
     unit="loss of what stood in the gap, nats per token",
 )
