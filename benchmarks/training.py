@@ -166,6 +166,64 @@ def same_loss_and_gradients(
     ]
 
 
+def random_gpt2(vocab_size: int, length: int, sizes: Sizes = SMALL, activation: str = "gelu_new") -> Any:
+    """A `GPT2LMHeadModel` without dropout, with the same random weights each time.
+
+    Args:
+        vocab_size: Tokens known.
+        length: Most positions.
+        sizes: Of the network.
+        activation: As transformers names it.
+    """
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=length,
+        n_embd=sizes.hidden_size,
+        n_layer=sizes.num_layers,
+        n_head=sizes.num_heads,
+        activation_function=activation,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def random_roberta(
+    vocab_size: int, length: int, sizes: Sizes = SMALL, dropout: float = 0.0, attention_dropout: float = 0.0
+) -> Any:
+    """A `RobertaForMaskedLM` with the same random weights each time.
+
+    Args:
+        vocab_size: Tokens known.
+        length: Most positions of a sample.
+        sizes: Of the network.
+        dropout: Of hidden states.
+        attention_dropout: Of attention weights.
+    """
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        intermediate_size=4 * sizes.hidden_size,
+        max_position_embeddings=length + 2,  # positions are counted from behind the padding's
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=attention_dropout,
+    )
+    return transformers.RobertaForMaskedLM(config)
+
+
 def names_of_transformers(family: str) -> Callable[[LanguageModel], dict[str, Tensor]]:
     """A `translate` for `same_loss_and_gradients`.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lmmodules.train import Run
 
 OUTCOME = "outcome.json"
+WHICH_TEXT = ("data=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
+"""Beginnings of the overrides that decide which text is held out, and in what pieces."""
 UNSEEN = ("callbacks.progress=null", "+trainer.enable_progress_bar=false", "callbacks.best=null")
 """What a run of a claim goes without: bars, and a second checkpoint. Nothing of it touches a number."""
 TOLD_PARTS = ("objective", "transform", "packing", "optimizer", "schedule")
@@ -94,6 +97,15 @@ class FinishedRun:
         return figures
 
 
+def drop_checkpoints(run: FinishedRun) -> None:
+    """Delete the weights of a run of which all that is asked is known: those of a published model are large.
+
+    Args:
+        run: Keeps everything else.
+    """
+    shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+
+
 class Trial:
     """Trains the runs of one seed, each once.
 
@@ -120,6 +132,11 @@ class Trial:
         self.runs: list[FinishedRun] = []
         """Every run so far."""
         self.tell = tell
+
+    @property
+    def text_overrides(self) -> tuple[str, ...]:
+        """Overrides that training and scoring must share for the text to be one that was held out."""
+        return tuple(override for override in self.overrides if override.startswith(WHICH_TEXT))
 
     def train(self, arm: str, *overrides: str) -> FinishedRun:
         """Train a run, unless it is finished.

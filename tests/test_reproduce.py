@@ -194,7 +194,8 @@ class TestRefusals:
 
     def test_claim(self, asked: Callable[..., DictConfig]) -> None:
         with pytest.raises(
-            InputError, match=r"`claim` must be one of dynamic_masking, input_formats, .*fine_tuning, but is `x`"
+            InputError,
+            match="`claim` must be one of dynamic_masking, input_formats, sentence_pairs, fine_tuning, but is `x`",
         ):
             reproduce(asked("paper=roberta", "claim=x"))
 

@@ -28,6 +28,7 @@ from benchmarks.training import (
     objective_from,
     our_step,
     peer_step,
+    random_gpt2,
     same_loss_and_gradients,
     transformers_loss,
 )
@@ -137,23 +138,7 @@ class CausalLMStep(Workload):
 
     def gpt2(self, vocab_size: int, activation: str) -> Any:
         """The peer's network, with the same random weights each time."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = transformers.GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=self.length,
-            n_embd=self.sizes.hidden_size,
-            n_layer=self.sizes.num_layers,
-            n_head=self.sizes.num_heads,
-            activation_function=activation,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-        return transformers.GPT2LMHeadModel(config)
+        return random_gpt2(vocab_size, self.length, self.sizes, activation)
 
     def our_gpt2(self, vocab_size: int, activation: str) -> LanguageModel:
         """Ours with these weights."""

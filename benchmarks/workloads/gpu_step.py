@@ -23,6 +23,8 @@ from benchmarks.training import (
     fused_adamw,
     names_of_transformers,
     objective_from,
+    random_gpt2,
+    random_roberta,
     same_loss_and_gradients,
     transformers_loss,
 )
@@ -171,23 +173,7 @@ class GPUStep(Workload):
 
     def gpt2(self, sizes: Sizes) -> Any:
         """The peer's network, with the same random weights each time."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = transformers.GPT2Config(
-            vocab_size=self.vocab_size,
-            n_positions=self.causal_length,
-            n_embd=sizes.hidden_size,
-            n_layer=sizes.num_layers,
-            n_head=sizes.num_heads,
-            activation_function="gelu_pytorch_tanh",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-        return transformers.GPT2LMHeadModel(config)
+        return random_gpt2(self.vocab_size, self.causal_length, sizes, "gelu_pytorch_tanh")
 
     def our_gpt2_step(self, sizes: Sizes) -> Step:
         """Ours with these weights."""
@@ -233,22 +219,7 @@ class GPUStep(Workload):
 
     def roberta(self, sizes: Sizes) -> Any:
         """The peer's network, with the same random weights each time."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = transformers.RobertaConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_hidden_layers=sizes.num_layers,
-            num_attention_heads=sizes.num_heads,
-            intermediate_size=4 * sizes.hidden_size,
-            max_position_embeddings=self.masked_length + 2,  # positions are counted from behind the padding's
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-        return transformers.RobertaForMaskedLM(config)
+        return random_roberta(self.vocab_size, self.masked_length, sizes)
 
     def our_roberta_step(self) -> Step:
         """Ours with these weights, masking included."""

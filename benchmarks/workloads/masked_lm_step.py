@@ -24,6 +24,7 @@ from benchmarks.training import (
     objective_from,
     our_step,
     peer_step,
+    random_roberta,
     same_loss_and_gradients,
     transformers_loss,
 )
@@ -82,22 +83,7 @@ class MaskedLMStep(Workload):
 
     def model(self, vocab_size: int, dropout: float, attention_dropout: float) -> Any:
         """The peer's network, with the same random weights each time."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = transformers.RobertaConfig(
-            vocab_size=vocab_size,
-            hidden_size=self.sizes.hidden_size,
-            num_hidden_layers=self.sizes.num_layers,
-            num_attention_heads=self.sizes.num_heads,
-            intermediate_size=4 * self.sizes.hidden_size,
-            max_position_embeddings=self.length + 2,  # positions are counted from behind the padding's
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=attention_dropout,
-        )
-        return transformers.RobertaForMaskedLM(config)
+        return random_roberta(vocab_size, self.length, self.sizes, dropout, attention_dropout)
 
     def data(self, vocab_size: int) -> CorpusDataModule:
         """Our masking over the stored tokens."""

@@ -14,7 +14,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks.training import GRADIENT_TOLERANCE, LOSS_TOLERANCE, SMALL, Batch, Sizes, fused_adamw, peer_step
+from benchmarks.training import (
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    SMALL,
+    Batch,
+    Sizes,
+    fused_adamw,
+    peer_step,
+    random_gpt2,
+)
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
 from lmmodules.batch import IGNORED
 from lmmodules.models.hugging_face import from_transformers
@@ -56,22 +65,7 @@ class PTuningStep(Workload):
 
     def gpt2(self, vocab_size: int) -> Any:
         """The frozen network, with the same random weights each time."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = transformers.GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=self.prompt + self.length,
-            n_embd=self.sizes.hidden_size,
-            n_layer=self.sizes.num_layers,
-            n_head=self.sizes.num_heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-        return transformers.GPT2LMHeadModel(config)
+        return random_gpt2(vocab_size, self.prompt + self.length, self.sizes)
 
     def ours(self, vocab_size: int) -> PTuning:
         """P-tuning with the encoder of the LAMA experiments."""

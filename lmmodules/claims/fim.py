@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,22 @@ PLAIN, HALF = "rate 0", "rate 0.5"
 LEFT_TO_RIGHT = ("transform=fim", "transform.fim_rate=0", "evaluation=perplexity", "evaluation.max_batches=100")
 """Every document in its order, for all rates the same samples."""
 GAPS = ("transform=fim", "evaluation=infilling", "evaluation.num_gaps=400", "evaluation.max_new_tokens=40")
-SHARED_WITH_EVALUATION = ("data=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
-"""What training and scoring must share for the text to be one that was held out."""
+SETTING = ("objective=fim", "transform.keep_middle=true", "schedule=cosine", "data=standard_library")
+
+
+def gap_figures(name: str, arm: str, gaps: Mapping[str, float], kind: str) -> dict[str, float]:
+    """The loss of what stood in gaps: behind the prefix, and behind the suffix too for who has learned to use it.
+
+    Args:
+        name: Of the gaps, as figures tell it.
+        arm: Name of the run.
+        gaps: Figures of `evaluation=infilling`.
+        kind: Of the gaps, as the evaluation tells it.
+    """
+    found = {f"{name}, {arm}, prefix alone": gaps[f"{kind}/middle_loss_without_suffix"]}
+    if arm != PLAIN:
+        found[f"{name}, {arm}, prefix and suffix"] = gaps[f"{kind}/middle_loss"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -30,16 +45,13 @@ class FreeMiddle(Claim):
             trial: Trains the runs of the seed.
         """
         figures, curves = {}, {}
-        scored = [override for override in trial.overrides if override.startswith(SHARED_WITH_EVALUATION)]
         runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
         for arm, run in runs.items():
-            figures[arm] = trial.evaluate(run, *LEFT_TO_RIGHT, *scored)["loss"]
+            figures[arm] = trial.evaluate(run, *LEFT_TO_RIGHT, *trial.text_overrides)["loss"]
             curves[arm] = run.curve("val/left_to_right_loss")
         for arm in (PLAIN, HALF):
-            gaps = trial.evaluate(runs[arm], *GAPS, *scored)
-            figures[f"middle, {arm}, prefix alone"] = gaps["random_span/middle_loss_without_suffix"]
-            if arm != PLAIN:
-                figures[f"middle, {arm}, prefix and suffix"] = gaps["random_span/middle_loss"]
+            gaps = trial.evaluate(runs[arm], *GAPS, *trial.text_overrides)
+            figures |= gap_figures("middle", arm, gaps, "random_span")
         return Measurement(figures, curves)
 
 
@@ -53,15 +65,12 @@ class BetterMiddle(Claim):
         Args:
             trial: Trains the runs of the seed.
         """
-        scored = [override for override in trial.overrides if override.startswith(SHARED_WITH_EVALUATION)]
         runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
+        gaps = {arm: trial.evaluate(run, *GAPS, *trial.text_overrides) for arm, run in runs.items()}
         figures: dict[str, float] = {}
         for kind, name in (("random_span", "stretches"), ("single_line", "lines")):
-            for arm, run in runs.items():
-                gaps = trial.evaluate(run, *GAPS, *scored)
-                figures[f"{name}, {arm}, prefix alone"] = gaps[f"{kind}/middle_loss_without_suffix"]
-                if arm != PLAIN:
-                    figures[f"{name}, {arm}, prefix and suffix"] = gaps[f"{kind}/middle_loss"]
+            for arm, found in gaps.items():
+                figures |= gap_figures(name, arm, found, kind)
         return Measurement(figures)
 
 
@@ -78,7 +87,7 @@ FIM_FOR_FREE = FreeMiddle(
         "trained on 100B tokens, and up to a rate of 0.9; only a rate of 1 is worse. Middles are predicted better with "
         "the suffix than without it."
     ),
-    setting=("objective=fim", "transform.keep_middle=true", "schedule=cosine", "data=standard_library"),
+    setting=SETTING,
     arms={
         PLAIN: ("transform.fim_rate=0.0",),
         "rate 0.25": ("transform.fim_rate=0.25",),
@@ -139,7 +148,7 @@ FIM_MIDDLES = BetterMiddle(
         "Middles behind prefix and suffix have a lower loss than behind the prefix alone, at every size from 50M to "
         "6.9B parameters (figures only)."
     ),
-    setting=("objective=fim", "transform.keep_middle=true", "schedule=cosine", "data=standard_library"),
+    setting=SETTING,
     arms={PLAIN: ("transform.fim_rate=0.0",), HALF: ("transform.fim_rate=0.5",)},
     rules=(
         Below(f"stretches, {HALF}, prefix and suffix", f"stretches, {PLAIN}, prefix alone", by=0.2),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -108,6 +107,8 @@ class CostClaim(Claim):
         Args:
             trial: Of the seed; its runs are started by `lmm-train`.
         """
+        from lmmodules.trial import drop_checkpoints
+
         launched = LaunchedTrial.of(trial)
         arms = [*self.arms, TWO_THREADS]
         turns = []
@@ -116,7 +117,7 @@ class CostClaim(Claim):
             for arm in [*arms[turn % len(arms) :], *arms[: turn % len(arms)]]:
                 own = self.arms[ONE if arm == TWO_THREADS else arm]
                 run = launched.launch(arm, *own, threads=2 if arm == TWO_THREADS else 1, turn=turn)
-                shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)  # nothing is asked of it
+                drop_checkpoints(run)
                 taken[arm] = process_costs(run)
             turns.append(taken)
         medians = {arm: {cost: median(turn[arm][cost] for turn in turns) for cost in turns[0][arm]} for arm in arms}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -29,6 +28,8 @@ class Probing(Claim):
         Args:
             trial: Trains the runs of the seed.
         """
+        from lmmodules.trial import drop_checkpoints
+
         by_arm: dict[str, list[float]] = {MAJORITY: []}
         figures: dict[str, float] = {}
         for relation in RELATIONS:
@@ -36,8 +37,7 @@ class Probing(Claim):
                 run = trial.train(f"{arm} {relation}", *overrides, f"data.relations=[{relation}]")
                 by_arm.setdefault(arm, []).append(precision(run))
                 figures[f"{relation}, {arm}"] = by_arm[arm][-1]
-                # A checkpoint is half a gigabyte or more, and all that is asked of the run is in its log.
-                shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+                drop_checkpoints(run)
             by_arm[MAJORITY].append(float(run.outcome["facts"]["always the most frequent object"].split()[0]))
             figures[f"{relation}, {MAJORITY}"] = by_arm[MAJORITY][-1]
         return Measurement({arm: fmean(values) for arm, values in by_arm.items()} | figures)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -106,11 +105,11 @@ class FineTuning(Claim):
             trial: Trains the run of the seed.
         """
         from lmmodules.synthesis.verdicts import VERDICTS
+        from lmmodules.trial import drop_checkpoints
 
         run = trial.train(TUNED, *self.arms[TUNED])
         counts = run.kept("verdicts", lambda: dict(verdicts(run, trial.seed)))
-        # A checkpoint is half a gigabyte or more, and all that is asked of the run is known by now.
-        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+        drop_checkpoints(run)
         arms = (AS_IT_IS, WITH_EXAMPLES, TUNED)
         figures = {arm: counts.get(f"{arm}: correct", 0) / TUNED_QUESTIONS for arm in arms}
         rows: list[Mapping[str, Any]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,8 +77,6 @@ DYNAMIC_MASKING = Claim(
 
 
 EVALUATION = ("packing=sentences", "transform=masking", "evaluation.max_batches=60")
-SHARED_WITH_EVALUATION = ("data=", "data.validation_fraction=", "data.max_length=")
-"""What training and scoring must share for the text to be one that was held out."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,10 @@ class SameText(Claim):
         Args:
             trial: Trains the runs of the seed.
         """
-        scored = [override for override in trial.overrides if override.startswith(SHARED_WITH_EVALUATION)]
         figures, own = {}, {}
         for arm, overrides in self.arms.items():
             run = trial.train(arm, *overrides)
-            figures[arm] = trial.evaluate(run, *EVALUATION, *scored, prepare=predict_tokens_alone)["loss"]
+            figures[arm] = trial.evaluate(run, *EVALUATION, *trial.text_overrides, prepare=predict_tokens_alone)["loss"]
             of_tokens = "val/masked_lm" if run.curve("val/masked_lm") else "val/loss"
             own[f"{arm}, in its own form"] = run.loss(of_tokens)
         return Measurement(figures | own)
@@ -212,10 +208,11 @@ class FineTunedClassifier(Claim):
         Args:
             trial: Trains the runs of the seed.
         """
+        from lmmodules.trial import drop_checkpoints
+
         runs = {arm: trial.train(arm, *overrides) for arm, overrides in self.arms.items()}
         for run in runs.values():
-            # A checkpoint is a quarter of a gigabyte, and all that is asked of a run stands in its metrics.
-            shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
+            drop_checkpoints(run)
         curves = {arm: run.curve("val/accuracy") for arm, run in runs.items()}
         return Measurement({arm: curve[-1][1] for arm, curve in curves.items()} | {FOUR_OF_FIVE: 0.8}, curves)
 

@@ -68,7 +68,8 @@ class TestFinding:
 
     def test_an_unknown_claim(self) -> None:
         with pytest.raises(
-            InputError, match=r"`claim` must be one of dynamic_masking, input_formats, .*fine_tuning, but is `x`"
+            InputError,
+            match="`claim` must be one of dynamic_masking, input_formats, sentence_pairs, fine_tuning, but is `x`",
         ):
             find_claims("roberta", "x")
 
