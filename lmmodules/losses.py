@@ -194,18 +194,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     torch.mm(features, projection.T, out=logits)
                 else:
                     torch.addmm(offset, features, projection.T, out=logits)
-                label_logits = logits.gather(1, targets)[:, 0]
+                first = None
                 if with_accuracy and product_dtype in _LOW_PRECISION:  # in which several may be the largest
-                    peak, best = logits.max(dim=-1)
-                    hits = best == targets[:, 0]
+                    peak, first = logits.max(dim=-1)
                 else:  # at a third of the cost
                     peak = logits.amax(dim=-1)
-                    hits = label_logits == peak
-                label_logits = label_logits.to(sum_dtype)
+                label_logits = logits.gather(1, targets)[:, 0].to(sum_dtype)
                 torch.softmax(logits, dim=-1, dtype=sum_dtype, out=softmax)
                 # The softmax at the peak is 1 / sum(exp(logits - peak)): at least 1 / V, so its logarithm is exact.
                 largest = softmax.amax(dim=-1)
                 if with_accuracy:
+                    hits = label_logits == peak if first is None else first == targets[:, 0]
                     correct += (hits & (largest > _UNIFORM / vocab_size)).sum()
                 log_normaliser = peak.to(sum_dtype) - largest.log()
                 total += (log_normaliser - target_weight * label_logits).sum()
