@@ -55,7 +55,7 @@ class Point:
     Attributes:
         value: Of the axis.
         seconds: Of a step, or of the whole preparation; the median of several.
-        memory_mb: What the work added to the process at its peak.
+        memory_mb: What the work added to the process at its peak; 0 where it fitted into what the process had.
         units: How many units the time was for.
         operations: Floating-point operations of a step, where they were counted.
     """
@@ -82,15 +82,15 @@ class Growth:
     environment: Mapping[str, Any]
 
     def exponents(self, quantity: str) -> list[float | None]:
-        """The power with which a quantity grew since the point before; `None` at the first.
+        """The power with which a quantity grew since the point before; `None` at the first and where one was nothing.
 
         Args:
             quantity: `seconds` or `memory_mb`.
         """
         found: list[float | None] = [None]
         for before, after in zip(self.points, self.points[1:], strict=False):
-            ratio = getattr(after, quantity) / getattr(before, quantity)
-            found.append(math.log(ratio) / math.log(after.value / before.value))
+            first, last = getattr(before, quantity), getattr(after, quantity)
+            found.append(math.log(last / first, after.value / before.value) if first > 0 and last > 0 else None)
         return found
 
     def write(self, folder: Path = RESULTS) -> Path:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from benchmarks.operations import count_operations
 from benchmarks.processes import OwnProcess
-from benchmarks.results import CandidateResult, CaseResult, environment
+from benchmarks.results import CandidateResult, CaseResult, environment, median
+from benchmarks.time_by_function import time_by_function
 from benchmarks.time_by_kind import time_by_kind
 from benchmarks.workload import Candidate, Case, Chosen, Seconds, Step
 
@@ -85,9 +87,9 @@ def measure(
     where = environment(case.device if steps else "cpu")
     waited = None if stalled is None else (stalled_seconds() or stalled) - stalled
     for name, step in steps.items():
-        if case.is_profiled:
+        if case.profile != "nothing":
             say(f"{name}: where the time goes")
-            results[name].kinds = step.time_by_kind() if isinstance(step, OwnProcess) else time_by_kind(step)
+            results[name].kinds = where_time_goes(step, case.profile, median(results[name].wall))
         if isinstance(step, OwnProcess):
             step.close()
     steps.clear()
@@ -108,6 +110,19 @@ def measure(
         waiting_share=None if waited is None else waited / elapsed,
         environment=where,
     )
+
+
+def where_time_goes(step: Step, by: Literal["operators", "functions"], seconds: float) -> dict[str, float]:
+    """Milliseconds of a step, by kind of work or by the functions that took them.
+
+    Args:
+        step: Warm.
+        by: What is told apart.
+        seconds: What it takes unrecorded.
+    """
+    if isinstance(step, OwnProcess):
+        return step.time_by_kind()
+    return time_by_kind(step) if by == "operators" else time_by_function(step, seconds * 1000)
 
 
 def missing_packages(candidate: Candidate) -> str | None:

@@ -27,6 +27,10 @@ Step = Callable[[], "Seconds | None"]
 """One unit of work. It is timed from outside, unless it returns its own time."""
 
 
+def forget(result: object) -> None:
+    """For a step whose result nobody looks at: it returns nothing."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far ours and a peer are from computing the same.
@@ -101,7 +105,8 @@ class Case:
         units: How many of `unit` a step works through.
         unit: For example `tokens`.
         counts_operations: Whether floating-point operations are most of what is done, and so are counted.
-        tells_kinds: Whether it is told where the time goes; `None` where operations are counted.
+        told_by: By what it is told where the time goes: by operators of PyTorch, by functions (of candidates that
+            share the process), or not at all; `None` means by operators where operations are counted.
         device: Where the steps run, `cpu` or `cuda`; a matrix product is measured there too.
     """
 
@@ -111,13 +116,13 @@ class Case:
     units: int
     unit: str = "tokens"
     counts_operations: bool = True
-    tells_kinds: bool | None = None
+    told_by: Literal["operators", "functions", "nothing"] | None = None
     device: str = "cpu"
 
     @property
-    def is_profiled(self) -> bool:
-        """Whether steps are recorded operator by operator when all rounds are over."""
-        return self.counts_operations if self.tells_kinds is None else self.tells_kinds
+    def profile(self) -> Literal["operators", "functions", "nothing"]:
+        """By what it is told where the time goes."""
+        return self.told_by or ("operators" if self.counts_operations else "nothing")
 
 
 Grid = Mapping[str, Sequence[Any]]

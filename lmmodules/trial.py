@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmmodules.train import Run
 
 OUTCOME = "outcome.json"
-WHICH_TEXT = ("data=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
+WHICH_TEXT = ("data=", "data.path=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
 """Beginnings of the overrides that decide which text is held out, and in what pieces."""
 UNSEEN = ("callbacks.progress=null", "+trainer.enable_progress_bar=false", "callbacks.best=null")
 """What a run of a claim goes without: bars, and a second checkpoint. Nothing of it touches a number."""

@@ -144,8 +144,6 @@ class TestClaims:
     ) -> Callable[[str, str], dict[str, float]]:
         """Measures a claim in one seed."""
         text = (f"data.path={letters}", "data.validation_fraction=0.5", "tokenizer.vocab_size=300")
-        # What says where the text is must reach the evaluation as well.
-        monkeypatch.setattr("lmmodules.claims.roberta.SHARED_WITH_EVALUATION", ("data",))
 
         def measure(paper: str, name: str) -> dict[str, float]:
             (claim,) = find_claims(paper, name)

@@ -76,7 +76,14 @@ class ClineViews(Workload):
                 ),
             ):
                 units = self.batch_size * (self.length - 1)
-                yield Case(case + name, candidates, (Comparison(peer),), units, counts_operations=False)
+                yield Case(
+                    case + name,
+                    candidates,
+                    (Comparison(peer),),
+                    units,
+                    counts_operations=False,
+                    told_by="functions" if peer == PEER else "nothing",  # workers tell nothing
+                )
 
     def our_step(self, vocab_size: int) -> Step:
         """One batch."""

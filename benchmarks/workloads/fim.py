@@ -56,6 +56,7 @@ class FimTransform(Workload):
                     (Comparison(PEER, *GOALS.get(rate, (None, None))),),
                     self.batch_size * self.length,
                     counts_operations=False,
+                    told_by="functions",
                 )
 
     def our_step(self, vocab_size: int, rate: float) -> Step:

@@ -56,7 +56,7 @@ class Generation(Workload):
                     (Comparison(PEER, *GOALS.get(where, (None, None))),),
                     batch_size * self.new_tokens,
                     counts_operations=False,  # one token at a time waits for memory and for Python
-                    tells_kinds=True,
+                    told_by="operators",
                 )
             yield Case(
                 f"vocabulary {vocab_size:,}, 1 prompt, rotary, untied",
@@ -72,7 +72,7 @@ class Generation(Workload):
                 (Comparison(LITGPT),),
                 self.new_tokens,
                 counts_operations=False,
-                tells_kinds=True,
+                told_by="operators",
             )
 
     def model(self, vocab_size: int) -> Any:

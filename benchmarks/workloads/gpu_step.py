@@ -101,7 +101,7 @@ class GPUStep(Workload):
         )
 
     def _case(self, name: str, *candidates: Candidate, comparisons: tuple[Comparison, ...]) -> Case:
-        return Case(name, candidates, comparisons, self.tokens, tells_kinds=False, device=self.device)
+        return Case(name, candidates, comparisons, self.tokens, told_by="nothing", device=self.device)
 
     def _candidate(
         self,

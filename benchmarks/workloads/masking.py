@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.training import corpus, endless
 from benchmarks.transformers_data import collator, examples, examples_with_offsets
-from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
+from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload, forget
 from lmmodules import CorpusDataModule
 from lmmodules.batch import IGNORED
 from lmmodules.data import Masking
@@ -63,6 +63,7 @@ class MaskingTransform(Workload):
                         (Comparison(PEER, goal, floor),),
                         batch_size * length,
                         counts_operations=False,
+                        told_by="functions",
                     )
 
     def data(self, vocab_size: int, whole_word: bool, batch_size: int, length: int) -> CorpusDataModule:
@@ -86,12 +87,12 @@ class MaskingTransform(Workload):
     def our_step(self, *where: Any) -> Step:
         """One batch."""
         batches = self.our_batches(*where)
-        return lambda: _forget(next(batches))
+        return lambda: forget(next(batches))
 
     def their_step(self, *where: Any) -> Step:
         """One batch."""
         batches = self.their_batches(*where)
-        return lambda: _forget(next(batches))
+        return lambda: forget(next(batches))
 
     def agreement(self, vocab_size: int, whole_word: bool, batch_size: int, length: int) -> list[Agreement]:
         """The share of the positions that is selected and, for tokens, the share of these that becomes `<mask>`."""
@@ -104,10 +105,6 @@ class MaskingTransform(Workload):
         if not whole_word:
             found.append(Agreement("share of <mask>", abs(masked - their_masked), 3 * SHARE_TOLERANCE))
         return found
-
-
-def _forget(batch: Any) -> None:
-    """A step returns nothing."""
 
 
 def _shares(batches: Iterator[Any], mask_id: int) -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 Six megabytes of the standard library, with a byte-level BPE of 8,192 tokens that is there already. Ours reads the
 text from files and writes a token store; the peer has the text in memory and does what the language-modelling example
-of transformers does: tokenise, group into blocks, save. Every turn is a process of its own, because one use of
-either changes how many threads the other gets; imports are not timed.
+of transformers does: tokenise, group into blocks, save. A third leaves everything out but the Rust
+tokenizer, which all of them call: what it takes is the least that any of them could take. Every turn is a process of
+its own, because one use of either changes how many threads the other gets; imports are not timed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import numpy as np
 
 from benchmarks.training import corpus
 from benchmarks.transformers_data import fast_tokenizer
-from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
+from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload, forget
 from lmmodules.data import StandardLibrary, TextFiles, Tokenizer, TokenStore
 from lmmodules.data.cache import default_cache_dir
 from lmmodules.data.tokenization import TRAIN, write_stores
 
 PEER = "datasets.map, 2 processes"
 PEER_ALONE = "datasets.map, 1 process"
+ENCODING = "the Rust tokenizer and nothing else"
 GOALS = {6: (3.0, 2.2)}
 """By megabytes: goal, floor."""
 
@@ -51,9 +53,10 @@ class Tokenising(Workload):
                 Candidate(OURS, partial(self.our_step, megabytes), process="fresh"),
                 Candidate(PEER, partial(self.their_step, megabytes, 2), packages, agreement, process="fresh"),
                 Candidate(PEER_ALONE, partial(self.their_step, megabytes, None), packages, agreement, process="fresh"),
+                Candidate(ENCODING, partial(self.encoding_step, megabytes), process="fresh"),
             )
             goal, floor = GOALS.get(megabytes, (None, None))
-            comparisons = (Comparison(PEER, goal, floor), Comparison(PEER_ALONE))
+            comparisons = (Comparison(PEER, goal, floor), Comparison(PEER_ALONE), Comparison(ENCODING))
             yield Case(f"{megabytes} MB", candidates, comparisons, megabytes, unit="MB", counts_operations=False)
 
     def tokenizer(self) -> Tokenizer:
@@ -106,6 +109,11 @@ class Tokenising(Workload):
                 blocks.save_to_disk(directory)
 
         return step
+
+    def encoding_step(self, megabytes: float) -> Step:
+        """From texts in memory to lists of ids, by one call."""
+        tokenizer, texts = self.tokenizer(), self.texts(megabytes)
+        return lambda: forget(tokenizer.encode_batch(texts))
 
     def texts(self, megabytes: float) -> list[str]:
         """The documents of the file, in memory."""

@@ -62,7 +62,15 @@ class TrainerOverhead(Workload):
             Candidate(LOGGED, partial(self.lightning_step, log=True)),
         )
         comparisons = (Comparison(LOGGED, GOAL, FLOOR, beyond=BARE), Comparison(PLAIN, beyond=BARE))
-        yield Case("a small network", candidates, comparisons, units=1, unit="steps", counts_operations=False)
+        yield Case(
+            "a small network",
+            candidates,
+            comparisons,
+            units=1,
+            unit="steps",
+            counts_operations=False,
+            told_by="functions",
+        )
 
     # The run of `lmm-train`
 

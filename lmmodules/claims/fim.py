@@ -164,7 +164,7 @@ FIM_MIDDLES = BetterMiddle(
             "data.max_length=256",
             "data.batch_size=16",
             "optimizer.lr=3e-3",
-            "max_steps=1200",
+            "max_steps=2000",
             "validate_every_steps=200",
             "trainer.limit_val_batches=20",
         ),

@@ -74,7 +74,7 @@ class Reencoder:
             for begin, end, start, stop in zip(marks[:3], marks[1:], starts, stops, strict=True):
                 if start <= stop:
                     head, tail = self._text(tokens, begin, (start, 0)), self._text(tokens, (stop, 0), end)
-                    plans.append([head, tokens[start:stop], tail])
+                    plans.append([*([head] if head else []), tokens[start:stop], *([tail] if tail else [])])
                 else:
                     plans.append([self._text(tokens, begin, end)])
         encoded = iter(self.tokenizer.encode_batch([part for plan in plans for part in plan if isinstance(part, str)]))

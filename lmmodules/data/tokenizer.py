@@ -18,6 +18,8 @@ from lmmodules.data import vocabulary
 from lmmodules.errors import InputError, require
 
 ROLES = ("bos", "pad", "eos", "unk", "mask")
+_LITTLE_TEXT = 2048
+"""Characters that one core has encoded before other threads are awake, the later the busier the machine is."""
 
 _CONVENTIONAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "bos": ("<s>", "[CLS]", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
@@ -241,7 +243,9 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several texts, encoded on all cores at once."""
+        """Token ids of several texts, encoded on all cores at once where there is enough for them to do."""
+        if sum(map(len, texts)) < _LITTLE_TEXT:
+            return [self.backend.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 
+import lmmodules
 from benchmarks import measurement
 from benchmarks.measurement import measure, rotated, stalled_seconds, turn, warm_up
 from benchmarks.operations import count_operations
 from benchmarks.results import Ratio, memory_ratio, speed_ratio
+from benchmarks.time_by_function import PYTHON, place_of, time_by_function
 from benchmarks.time_by_kind import BETWEEN, OTHER, kind_of, time_by_kind
 from benchmarks.workload import Agreement, Candidate, Case, Chosen, Comparison, Grid, Seconds, Workload
 
@@ -240,10 +244,16 @@ def test_the_time_of_a_step_is_told_by_kind_and_adds_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts_operations", "tells_kinds", "profiled"), [(False, None, False), (False, True, True), (True, False, False)]
+    ("counts_operations", "told_by", "kinds"),
+    [
+        (False, None, set()),
+        (True, "nothing", set()),
+        (False, "operators", {"matrix products", "Python and waiting"}),
+        (False, "functions", {PYTHON}),
+    ],
 )
 def test_it_is_told_where_the_time_goes_where_that_says_something(
-    counts_operations: bool, tells_kinds: bool | None, profiled: bool
+    counts_operations: bool, told_by: Literal["operators", "functions", "nothing"] | None, kinds: set[str]
 ) -> None:
     def build() -> Callable[[], None]:
         matrix = torch.ones(8, 8)
@@ -253,6 +263,31 @@ def test_it_is_told_where_the_time_goes_where_that_says_something(
 
         return step
 
-    case = Case("a case", (Candidate("ours", build),), (), 10, "tokens", counts_operations, tells_kinds)
+    case = Case("a case", (Candidate("ours", build),), (), 10, "tokens", counts_operations, told_by)
     found = measure(Chosen("nothing", Nothing()), case, rounds=1, turn_seconds=1e-7, now=Machine())
-    assert bool(found.candidate("ours").kinds) == profiled
+    assert kinds <= set(found.candidate("ours").kinds)
+    assert bool(found.candidate("ours").kinds) == bool(kinds)
+
+
+def test_time_is_told_by_the_functions_that_took_it() -> None:
+    source = "def slow(array): array.sort()\ndef quick(array): array[:1].sort()"
+    ours: dict[str, Callable[[np.ndarray], None]] = {}
+    exec(compile(source, str(Path(lmmodules.__file__).parent / "sorting.py"), "exec"), ours)
+    numbers = np.random.default_rng(0).random(100_000)
+
+    def step() -> None:
+        ours["slow"](numbers.copy())
+        ours["quick"](numbers)
+
+    found = time_by_function(step, 8.0)
+    assert next(iter(found)) == "sorting, slow"
+    assert "sorting, quick" in found, "sorting itself is written in C, so it counts for who asked for it"
+    assert sum(found.values()) == pytest.approx(8.0, abs=0.01)
+
+
+def test_a_place_is_a_function_of_ours_or_a_package() -> None:
+    assert place_of((measurement.__file__, 1, "<listcomp>")) == "measurement, listcomp"
+    assert place_of((torch.nn.functional.__file__, 1, "relu")) == "torch"
+    assert place_of((np.__file__, 1, "sort")) == "numpy, sort"
+    assert place_of((statistics.__file__, 1, "median")) == PYTHON
+    assert place_of(("<string>", 1, "<module>")) == PYTHON
