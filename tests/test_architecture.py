@@ -38,7 +38,6 @@ ALLOWED = {
     "batch": set(),
     "prompt_batch": {"batch"},
     "replacement_batch": {"batch"},
-    "contrastive_losses": set(),
     "losses": {"batch", "parallel"},
     "optim": set(),
     "parallel": {"models"},  # plans for modules, by their type; within the functions that apply them
@@ -46,7 +45,6 @@ ALLOWED = {
     "data": {"batch", "prompt_batch", "replacement_batch"},
     "objectives": {
         "batch",
-        "contrastive_losses",
         "losses",
         "models",
         "optim",

@@ -172,7 +172,7 @@ def test_imports_say_where_a_name_lives(path: Path) -> None:
 
 def test_the_walk_sees_the_package() -> None:
     names = {item.name for item in ALL}
-    assert {"losses.py: linear_cross_entropy", "objectives/base.py: Objective.losses", "errors.py"} <= names
+    assert {"losses/linear.py: linear_cross_entropy", "objectives/base.py: Objective.losses", "errors.py"} <= names
     assert len(names) > 200
     assert documented("X.\n\nArgs:\n    a: One,\n        more.\n    *b: Two: three.\n\nReturns:\n    c: No.") == [
         "a",

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmmodules.batch import IGNORED
-from lmmodules.contrastive_losses import binary_contrast, hard_negative_cross_entropy, task_uncertainty
 from lmmodules.errors import InputError
-from lmmodules.losses import token_cross_entropy
+from lmmodules.losses import binary_contrast, hard_negative_cross_entropy, task_uncertainty, token_cross_entropy
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.objectives.base import OptimizerFactory

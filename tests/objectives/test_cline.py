@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lmmodules.batch import IGNORED
-from lmmodules.contrastive_losses import binary_contrast, hard_negative_cross_entropy, task_uncertainty
 from lmmodules.errors import InputError
+from lmmodules.losses import binary_contrast, hard_negative_cross_entropy, task_uncertainty
 from lmmodules.models import Alibi, Learned, NoPosition, PositionScheme, RelativeBias, Rotary, Sinusoidal, Transformer
 from lmmodules.objectives.cline import CLINE, TASKS
 from lmmodules.replacement_batch import ReplacementBatch

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmmodules import losses
 from lmmodules.batch import IGNORED
 from lmmodules.errors import InputError
-from lmmodules.losses import linear_cross_entropy, token_cross_entropy
+from lmmodules.losses import linear, linear_cross_entropy, token_cross_entropy
 
 N, D, V = 23, 7, 41
 
@@ -153,8 +152,8 @@ def test_backward_twice_gives_the_same() -> None:
 
 def test_gradients_are_multiplied_where_they_lie_unless_the_graph_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    ask = losses._is_graph_kept
-    monkeypatch.setattr(losses, "_is_graph_kept", lambda: kept.append(ask()) or kept[-1])
+    ask = linear._is_graph_kept
+    monkeypatch.setattr(linear, "_is_graph_kept", lambda: kept.append(ask()) or kept[-1])
     hidden, weight, labels, bias = problem()
     total, _ = linear_cross_entropy(hidden, weight, labels, bias)
     total.backward(retain_graph=True)
@@ -165,19 +164,19 @@ def test_gradients_are_multiplied_where_they_lie_unless_the_graph_is_kept(monkey
 def test_the_buffer_of_logits_stays_for_the_next_call_on_a_processor() -> None:
     hidden, weight, labels, bias = problem()
     linear_cross_entropy(hidden, weight, labels, bias)
-    kept = losses._kept.buffer
+    kept = linear._kept.buffer
     with torch.inference_mode():  # a smaller one fits into it, and training may use what scoring has used
         linear_cross_entropy(hidden[:9], weight, labels[:9], bias)
     linear_cross_entropy(hidden, weight, labels, bias)[0].backward()
-    assert losses._kept.buffer is kept
+    assert linear._kept.buffer is kept
     larger = torch.cat([weight, weight, weight, weight]).detach()
     linear_cross_entropy(hidden, larger, labels)
-    assert losses._kept.buffer is not kept
-    assert losses._kept.buffer.numel() == (labels != IGNORED).sum() * len(larger)
+    assert linear._kept.buffer is not kept
+    assert linear._kept.buffer.numel() == (labels != IGNORED).sum() * len(larger)
 
 
 def test_the_first_buffer_may_be_made_while_scoring() -> None:
-    losses._kept.buffer = None
+    linear._kept.buffer = None
     hidden, weight, labels, bias = problem()
     with torch.inference_mode():
         linear_cross_entropy(hidden, weight, labels, bias)
