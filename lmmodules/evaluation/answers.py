@@ -8,16 +8,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from lmmodules.evaluation.answer_parser import (
-    Collection,
-    Equation,
-    Expression,
-    Interval,
-    UnreadableError,
-    Value,
-    of_bounded_length,
-    parse,
-)
+from lmmodules.evaluation.answer_parser import parse
+from lmmodules.evaluation.answer_spelling import of_bounded_length
+from lmmodules.evaluation.answer_values import Collection, Equation, Expression, Interval, UnreadableError, Value
 
 POINTS, ENOUGH = 12, 5
 MAX_MEMBERS = 400

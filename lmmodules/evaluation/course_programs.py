@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from lmmodules.data.math_courses import CourseQuestion
 from lmmodules.errors import require
-from lmmodules.evaluation.answer_parser import FUNCTIONS, Equation, Expression, UnreadableError, parse
+from lmmodules.evaluation.answer_parser import parse
+from lmmodules.evaluation.answer_values import FUNCTIONS, Equation, Expression, UnreadableError
 from lmmodules.evaluation.answers import compare, extract_answer
 from lmmodules.evaluation.program_execution import run_programs
 from lmmodules.evaluation.sandbox import Execution, Limits

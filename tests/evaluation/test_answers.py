@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmmodules.evaluation.answer_parser import MAX_LENGTH, UnreadableError, parse
+from lmmodules.evaluation.answer_parser import parse
+from lmmodules.evaluation.answer_spelling import MAX_LENGTH
+from lmmodules.evaluation.answer_values import UnreadableError
 from lmmodules.evaluation.answers import compare, extract_answer
 
 # (printed, expected)
