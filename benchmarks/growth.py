@@ -121,18 +121,10 @@ def _training_point(
 
     from benchmarks.operations import count_operations
     from benchmarks.processes import added_memory
-    from benchmarks.training import SMALL, fused_adamw
-    from lmmodules import CausalLM, Transformer
+    from benchmarks.training import SMALL, fused_adamw, random_decoder
+    from lmmodules import CausalLM
 
-    torch.manual_seed(0)
-    backbone = Transformer(
-        vocab_size=vocab_size,
-        hidden_size=SMALL.hidden_size,
-        num_layers=layers,
-        num_heads=SMALL.num_heads,
-        max_length=length,
-        causal=True,
-    )
+    backbone = random_decoder(vocab_size, replace(SMALL, num_layers=layers), max_length=length)
     objective = CausalLM(backbone, optimizer=fused_adamw).train()
     optimizer = objective.configure_optimizers()
     shape = (tokens // length, length)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.training import Batch, Sizes, fused_adamw
-from lmmodules import CausalLM, Transformer
+from benchmarks.training import Batch, Sizes, fused_adamw, random_decoder
+from lmmodules import CausalLM
 from lmmodules.models import LanguageModelHead
 from lmmodules.objectives import LanguageModel
 
@@ -38,15 +38,7 @@ def ours(vocab_size: int, length: int, sizes: Sizes) -> CausalLM:
         length: Longest sequence.
         sizes: Of the network, whose random weights are the same each time.
     """
-    torch.manual_seed(0)
-    backbone = Transformer(
-        vocab_size=vocab_size,
-        hidden_size=sizes.hidden_size,
-        num_layers=sizes.num_layers,
-        num_heads=sizes.num_heads,
-        max_length=length,
-        causal=True,
-    )
+    backbone = random_decoder(vocab_size, sizes, max_length=length)
     head = LanguageModelHead(sizes.hidden_size, vocab_size, tied=False)
     return CausalLM(backbone, head=head, optimizer=fused_adamw)
 

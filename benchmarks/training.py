@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.workload import Agreement, Step
-from lmmodules import CorpusDataModule
+from lmmodules import CorpusDataModule, Transformer
 from lmmodules.data import ByteLevelBPE
 from lmmodules.data.transform import Transform
 from lmmodules.models.hugging_face import from_transformers, to_transformers_state_dict
@@ -164,6 +164,25 @@ def same_loss_and_gradients(
         Agreement("loss", abs(loss.item() - peer_loss.item()) / abs(peer_loss.item()), LOSS_TOLERANCE),
         Agreement("largest gradient", difference / largest, GRADIENT_TOLERANCE),
     ]
+
+
+def random_decoder(vocab_size: int, sizes: Sizes = SMALL, **options: Any) -> Transformer:
+    """A decoder of ours, with the same random weights each time.
+
+    Args:
+        vocab_size: Tokens known.
+        sizes: Of the network.
+        **options: Other arguments of `Transformer`.
+    """
+    torch.manual_seed(0)
+    return Transformer(
+        vocab_size=vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
+        causal=True,
+        **options,
+    )
 
 
 def random_gpt2(vocab_size: int, length: int, sizes: Sizes = SMALL, activation: str = "gelu_new") -> Any:

@@ -27,11 +27,12 @@ from benchmarks.training import (
     objective_from,
     our_step,
     peer_step,
+    random_decoder,
     same_loss_and_gradients,
     transformers_loss,
 )
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
-from lmmodules import CausalLM, CorpusDataModule, Transformer
+from lmmodules import CausalLM, CorpusDataModule
 from lmmodules.batch import IGNORED
 from lmmodules.models import Learned
 from lmmodules.models.floating_point import flush_denormals
@@ -111,17 +112,9 @@ class AlibiStep(Workload):
     def learned_step(self, vocab_size: int, length: int) -> Step:
         """Ours, told of positions by a table instead."""
         flush_denormals()
-        torch.manual_seed(0)
-        sizes = self.sizes
-        backbone = Transformer(
-            vocab_size=vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_layers=sizes.num_layers,
-            num_heads=sizes.num_heads,
-            causal=True,
-            position=Learned(length, sizes.hidden_size),
-            activation="gelu_tanh",
-            embedding_norm=True,
+        position = Learned(length, self.sizes.hidden_size)
+        backbone = random_decoder(
+            vocab_size, self.sizes, position=position, activation="gelu_tanh", embedding_norm=True
         )
         return our_step(CausalLM(backbone, optimizer=fused_adamw), self.data(vocab_size, length))
 

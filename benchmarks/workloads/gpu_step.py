@@ -23,13 +23,14 @@ from benchmarks.training import (
     fused_adamw,
     names_of_transformers,
     objective_from,
+    random_decoder,
     random_gpt2,
     random_roberta,
     same_loss_and_gradients,
     transformers_loss,
 )
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
-from lmmodules import CausalLM, CorpusDataModule, MaskedLM, Transformer
+from lmmodules import CausalLM, CorpusDataModule, MaskedLM
 from lmmodules.batch import IGNORED
 from lmmodules.data import Masking
 from lmmodules.models import Alibi
@@ -203,16 +204,7 @@ class GPUStep(Workload):
 
     def decoder_step(self, sizes: Sizes, position: Callable[[], PositionScheme]) -> Step:
         """Ours with a position scheme."""
-        torch.manual_seed(0)
-        backbone = Transformer(
-            vocab_size=self.vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_layers=sizes.num_layers,
-            num_heads=sizes.num_heads,
-            causal=True,
-            position=position(),
-            activation="gelu_tanh",
-        )
+        backbone = random_decoder(self.vocab_size, sizes, position=position(), activation="gelu_tanh")
         return self.our_step(CausalLM(backbone, optimizer=fused_adamw), self.data(self.causal_length))
 
     # RoBERTa

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
-
-from benchmarks.training import SMALL, Sizes
+from benchmarks.training import SMALL, Sizes, random_decoder
 from benchmarks.workload import OURS, Agreement, Candidate, Case, Comparison, Grid, Step, Workload
-from lmmodules import Transformer
 from lmmodules.data.fim_sentinels import Order, Sentinels
 from lmmodules.evaluation.infill import infill
 from lmmodules.evaluation.infilling_session import InfillingSession
@@ -67,16 +64,8 @@ class Keystrokes(Workload):
 
     def model(self) -> FIM:
         """The same random weights each time."""
-        torch.manual_seed(0)
-        sizes = self.sizes
-        backbone = Transformer(
-            vocab_size=self.vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_layers=sizes.num_layers,
-            num_heads=sizes.num_heads,
-            causal=True,
-        )
-        return FIM(backbone, head=LanguageModelHead(sizes.hidden_size, self.vocab_size)).eval()
+        backbone = random_decoder(self.vocab_size, self.sizes)
+        return FIM(backbone, head=LanguageModelHead(backbone.hidden_size, self.vocab_size)).eval()
 
     def texts(self, length: int) -> tuple[list[str], str]:
         """The prefix before the first key and after each, and the suffix."""
