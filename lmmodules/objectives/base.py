@@ -184,8 +184,12 @@ class Objective(L.LightningModule, ABC):
             if self._reference_counts is None:
                 self._reference_counts = counts
             counts = self._reference_counts
-        means = [term.weight * term.sum / count for term, count in zip(optimised, counts.clamp(min=1), strict=True)]
-        return ranks * torch.stack(means).sum()
+        totals = [term.sum if term.weight == 1 else term.weight * term.sum for term in optimised]
+        means = [total / count for total, count in zip(totals, counts.clamp(min=1), strict=True)]
+        loss: Tensor = sum(means[1:], start=means[0])
+        if ranks > 1:
+            loss = ranks * loss
+        return loss
 
     def _accumulates(self) -> bool:
         return self._trainer is not None and self.trainer.accumulate_grad_batches > 1
