@@ -28,6 +28,7 @@ from lmmodules.fitting_parts import (
 from lmmodules.launch import check_launch, checkpoint_before_restart, cluster_environments, processes_wanted
 from lmmodules.network import build_backbone, network_node, settle_model
 from lmmodules.rank_warnings import warnings_once
+from lmmodules.run_lock import only_run_in
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,9 @@ def train(config: DictConfig) -> float | None:
     with open_dict(config):
         config.paths.output_dir = HydraConfig.get().runtime.output_dir
     directory = Path(config.paths.output_dir)
-    with failure_told(directory), warnings_once(directory) if processes_wanted(config) > 1 else nullcontext():
+    alone = only_run_in(directory) if is_first_process() else nullcontext()
+    several = warnings_once(directory) if processes_wanted(config) > 1 else nullcontext()
+    with alone, failure_told(directory), several:
         return train_in(directory, config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from lmmodules import load
 from lmmodules.callbacks import read_metrics
+from lmmodules.run_lock import LOCK, only_run_in
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -210,6 +212,17 @@ def test_a_run_goes_on_only_where_it_fits(command: Command, tiny: list[str], tmp
         assert result.returncode == 2, result.stderr
         assert sentence in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_two_runs_never_write_to_one_directory(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    with only_run_in(tmp_path / "here"):
+        before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+        result = command("train", *tiny, "max_steps=2", "paths.output_dir=here")
+        assert result.returncode == 2
+        assert f"`paths.output_dir` must be free, but process {os.getpid()} is still writing to" in result.stderr
+        assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()} == before
+    assert command("train", *tiny, "max_steps=2", "paths.output_dir=here").returncode == 0
+    assert not (tmp_path / "here" / LOCK).exists()
 
 
 def test_a_run_that_diverges_fails(command: Command, tiny: list[str], tmp_path: Path) -> None:
