@@ -45,10 +45,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     L.seed_everything(config.seed, verbose=False)
     objective = load(config.checkpoint, device=config.device)
     trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
-    make_data = evaluation_data if "_target_" in config.data else checkpoint_data
-    data = make_data(config, load_tokenizer(config.checkpoint), trained, objective.batch_type)
     evaluation = instantiate(config.evaluation, _convert_="all")
-    figures: dict[str, Any] = evaluation(objective, data)
+    material: Any = load_tokenizer(config.checkpoint)
+    if getattr(evaluation, "reads_text", True):
+        make_data = evaluation_data if "_target_" in config.data else checkpoint_data
+        material = make_data(config, material, trained, objective.batch_type)
+    figures: dict[str, Any] = evaluation(objective, material)
 
     print_figures(figures, str(config.checkpoint))
     directory.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,7 @@ ALLOWED = {
     "callbacks": {"optim", "parallel"},
     "evaluation": {"batch", "data", "losses", "models", "objectives", "parallel"},
     "plots": set(),
+    "run_lock": set(),
     "checkpoint": {"callbacks", "data", "models", "objectives", "parallel"},
     "exported_parts": {"data", "models", "objectives"},
     "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
@@ -77,6 +78,7 @@ EXTRAS = {
     "spacy",
     "gguf",
     "accelerate",
+    "lm_eval",
 }
 
 

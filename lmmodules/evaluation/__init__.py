@@ -4,6 +4,7 @@ from lmmodules.evaluation.classification import ClassificationReport
 from lmmodules.evaluation.correction import Correction
 from lmmodules.evaluation.extrapolation import Extrapolation
 from lmmodules.evaluation.generation import generate
+from lmmodules.evaluation.harness import Harness, harness_model
 from lmmodules.evaluation.infill import infill, infill_batch
 from lmmodules.evaluation.infilling import Infilling
 from lmmodules.evaluation.infilling_session import InfillingSession
@@ -15,12 +16,14 @@ __all__ = [
     "ClassificationReport",
     "Correction",
     "Extrapolation",
+    "Harness",
     "Infilling",
     "InfillingSession",
     "KnowledgeProbing",
     "Perplexity",
     "SynonymAttack",
     "generate",
+    "harness_model",
     "infill",
     "infill_batch",
 ]

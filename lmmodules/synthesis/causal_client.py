@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -10,11 +9,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from lmmodules.errors import InputError
-from lmmodules.evaluation.generation import Writer, generate
+from lmmodules.evaluation.generation import Writer
+from lmmodules.evaluation.stops import generate_until
 from lmmodules.synthesis.client import Decoding
-
-LOOKED_AT = 24
-"""Tokens at the end of a completion in which a stop is looked for."""
 
 
 class CausalClient:
@@ -68,45 +65,17 @@ class CausalClient:
             prompts: To be written on from.
             decoding: How.
         """
-        heard = _Listener(len(prompts), self._decode, decoding)
-        with contextlib.suppress(_Enough):
-            generate(
-                self.model,
-                [self._encode(prompt) or self._stop_ids[:1] for prompt in prompts],
-                max_new_tokens=decoding.max_new_tokens,
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                stop_ids=self._stop_ids,
-                seed=decoding.seed,
-                stream=heard,
-            )
-        return [decoding.cut(self._decode(row)) for row in heard.rows]
-
-
-class _Enough(Exception):  # noqa: N818 - not an error
-    """Every completion has met a stop."""
-
-
-class _Listener:
-    """Gathers what is written, and ends the writing when nothing more is wanted."""
-
-    def __init__(self, count: int, decode: Callable[[list[int]], str], decoding: Decoding) -> None:
-        self.rows: list[list[int]] = [[] for _ in range(count)]
-        self._open = set(range(count))
-        self._decode = decode
-        self._stop = decoding.stop
-
-    def __call__(self, step: list[int | None]) -> None:
-        for number, token in enumerate(step):
-            if token is None:
-                self._open.discard(number)
-            elif number in self._open:
-                self.rows[number].append(token)
-                end = self._decode(self.rows[number][-LOOKED_AT:])
-                if any(stop in end for stop in self._stop):
-                    self._open.discard(number)
-        if not self._open:
-            raise _Enough
+        return generate_until(
+            self.model,
+            [self._encode(prompt) or self._stop_ids[:1] for prompt in prompts],
+            self._decode,
+            decoding.stop,
+            max_new_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            stop_ids=self._stop_ids,
+            seed=decoding.seed,
+        )
 
 
 class CheckpointClient(CausalClient):

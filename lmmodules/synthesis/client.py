@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lmmodules.errors import InputError, check_number, check_whole_number
+from lmmodules.evaluation.stops import until
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Decoding:
         Args:
             text: Written by a model that may have written on.
         """
-        return text[: min((at for at in map(text.find, self.stop) if at >= 0), default=len(text))]
+        return until(text, self.stop)
 
 
 class Client(Protocol):
