@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
 from lmmodules.errors import InputError
 from lmmodules.parallel.replacing import replaced_by
-from lmmodules.parallel.sharded_checkpoint import is_sharded, read_whole
+from lmmodules.parallel.sharded_checkpoint import REST, is_sharded, read_whole
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
@@ -77,7 +77,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     from lmmodules.data import Tokenizer
 
-    text = read_checkpoint(path)[SNAPSHOT_KEY].get("tokenizer")
+    text = read_snapshot(path).get("tokenizer")
     if text is None:
         raise InputError(f"`{path}` carries no tokenizer; it was trained on a data module that has none")
     return Tokenizer.from_json(text)
@@ -106,6 +106,28 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"`{file}` cannot be read as a checkpoint: it is truncated, damaged, or not a checkpoint at all"
         ) from error
     return _checked(checkpoint, file)
+
+
+def read_snapshot(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of itself: `model`, `objective`, `tokenizer` and `config`. Its tensors are not read.
+
+    Args:
+        path: See `read_checkpoint`.
+
+    Raises:
+        InputError: See `read_checkpoint`.
+    """
+    file = resolve_checkpoint(path)
+    try:
+        if file.suffix == WEIGHTS_SUFFIX:
+            snapshot = _snapshot_of_weights(file)
+        else:
+            place = file / REST if is_sharded(file) else file
+            snapshot = torch.load(place, map_location="cpu", weights_only=True, mmap=True)[SNAPSHOT_KEY]
+    except Exception:  # the whole is read to tell what is wrong
+        snapshot = None
+    found: dict[str, Any] = snapshot if _is_snapshot(snapshot) else read_checkpoint(path)[SNAPSHOT_KEY]
+    return found
 
 
 def write_weights(checkpoint: Mapping[str, Any], file: Path) -> None:
@@ -142,15 +164,22 @@ def _read_weights(file: Path) -> dict[str, Any]:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            header = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        return {"state_dict": tensors, SNAPSHOT_KEY: _snapshot_of_weights(file)}
     except (SafetensorError, OSError) as error:
         raise InputError(f"`{file}` is truncated, damaged, or not a safetensors file ({error})") from error
+
+
+def _snapshot_of_weights(file: Path) -> Any:
+    """What the header of a file of weights says of the network, if it says anything."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata() or {}
     try:
-        snapshot = json.loads(header.get(SNAPSHOT_KEY, "null"))
+        return json.loads(header.get(SNAPSHOT_KEY, "null"))
     except ValueError:
-        snapshot = None
-    return {"state_dict": tensors, SNAPSHOT_KEY: snapshot}
+        return None
 
 
 def _checked(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -165,7 +194,10 @@ def _checked(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
 def _explains_itself(checkpoint: object) -> bool:
     if not isinstance(checkpoint, dict) or not {SNAPSHOT_KEY, "state_dict"} <= checkpoint.keys():
         return False
-    snapshot = checkpoint[SNAPSHOT_KEY]
+    return _is_snapshot(checkpoint[SNAPSHOT_KEY])
+
+
+def _is_snapshot(snapshot: object) -> bool:
     return isinstance(snapshot, dict) and all(
         isinstance(snapshot.get(part), dict) and "_target_" in snapshot[part] for part in ("model", "objective")
     )

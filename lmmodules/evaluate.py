@@ -32,8 +32,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     import lightning as L
     from hydra.core.hydra_config import HydraConfig
 
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
     from lmmodules.models.floating_point import flush_denormals
     from lmmodules.run_directory import write_json
 
@@ -44,7 +43,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
     objective = load(config.checkpoint, device=config.device)
-    trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
+    trained = read_snapshot(config.checkpoint)["config"]
     evaluation = instantiate(config.evaluation, _convert_="all")
     material: Any = load_tokenizer(config.checkpoint)
     if getattr(evaluation, "reads_text", True):

@@ -125,14 +125,13 @@ def export_checkpoint(
         InputError: When the checkpoint cannot be read, the folder is taken, or no family of transformers expresses
             the network, naming what stands against it.
     """
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
     from lmmodules.data.tokenizer_files import write_tokenizer
     from lmmodules.exported_parts import tells_segments_apart, trained_layout
 
     output = Path(output)
     _check_free(output, overwrite)
-    snapshot = read_checkpoint(checkpoint)[SNAPSHOT_KEY]
+    snapshot = read_snapshot(checkpoint)
     objective = load(checkpoint)
     tokenizer = None if snapshot.get("tokenizer") is None else load_tokenizer(checkpoint)
     data = snapshot.get("config", {}).get("data", {})

@@ -126,12 +126,11 @@ def prompted_model(config: DictConfig, objective: PTuning, tokenizer: Tokenizer)
         objective: The checkpoint's.
         tokenizer: The checkpoint's.
     """
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import read_checkpoint
+    from lmmodules.checkpoint import read_snapshot
     from lmmodules.evaluation.prompted_model import PromptedModel
     from lmmodules.export import prompt_templates
 
-    templates = prompt_templates(objective, read_checkpoint(config.checkpoint)[SNAPSHOT_KEY])
+    templates = prompt_templates(objective, read_snapshot(config.checkpoint))
     return PromptedModel(objective.backbone, objective.head, tokenizer, objective.folded(), templates)
 
 
@@ -146,13 +145,12 @@ def fill_in(config: DictConfig, objective: LanguageModel, tokenizer: Tokenizer) 
     Raises:
         InputError: When the checkpoint was not trained to fill in, or the suffix is longer than its context.
     """
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import read_checkpoint
+    from lmmodules.checkpoint import read_snapshot
     from lmmodules.data.fim_sentinels import Sentinels
     from lmmodules.evaluation.infill import check_fills_in, infill_batch
 
     check_fills_in(objective)
-    trained = read_checkpoint(config.checkpoint)[SNAPSHOT_KEY]["config"]
+    trained = read_snapshot(config.checkpoint)["config"]
     transform = trained.get("transform", {})
     if transform.get("fim_rate") == 0:
         raise InputError(

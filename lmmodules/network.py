@@ -128,9 +128,8 @@ def _fill(model: DictConfig, arguments: Mapping[str, Any]) -> None:
 
 def _network_of(resume: str) -> dict[str, Any]:
     """The node of the network that a run to go on with began with."""
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import read_checkpoint
+    from lmmodules.checkpoint import read_snapshot
     from lmmodules.fitting_parts import resume_file
 
-    node: dict[str, Any] = read_checkpoint(resume_file(resume))[SNAPSHOT_KEY]["model"]
+    node: dict[str, Any] = read_snapshot(resume_file(resume))["model"]
     return node

@@ -198,14 +198,13 @@ def _train(overrides: Sequence[str], directory: Path) -> None:
 
 
 def _evaluate(directory: Path, overrides: Sequence[str], prepare: Callable[[Objective], None]) -> dict[str, float]:
-    from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-    from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
     from lmmodules.evaluate import checkpoint_data, evaluation_data
 
     config = compose_config("evaluate", *overrides)
     objective = load(directory, device=config.device)
     prepare(objective)
-    trained = read_checkpoint(directory)[SNAPSHOT_KEY]["config"]
+    trained = read_snapshot(directory)["config"]
     make_data = evaluation_data if "_target_" in config.data else checkpoint_data
     data = make_data(config, load_tokenizer(directory), trained, objective.batch_type)
     figures: dict[str, float] = instantiate(config.evaluation, _convert_="all")(objective, data)

@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader
 import lmmodules
 from lmmodules.callbacks import ConfigSnapshot
 from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-from lmmodules.checkpoint import build, load, load_tokenizer, read_checkpoint, resolve_checkpoint
+from lmmodules.checkpoint import (
+    build,
+    load,
+    load_tokenizer,
+    read_checkpoint,
+    read_snapshot,
+    resolve_checkpoint,
+    write_weights,
+)
 from lmmodules.data import ByteLevelBPE, text_corpus
 from lmmodules.errors import InputError
 from lmmodules.objectives import CausalLM, LanguageModel, MaskedLM
@@ -145,6 +153,48 @@ class TestRoundTrip:
 
     def test_the_whole_configuration_is_on_record(self, whole: tuple[LanguageModel, Path]) -> None:
         assert read_checkpoint(whole[1])[SNAPSHOT_KEY]["config"] == {"seed": 3}
+
+
+class TestSnapshot:
+    def test_it_is_that_of_the_whole(self, whole: tuple[LanguageModel, Path], tmp_path: Path) -> None:
+        checkpoint = read_checkpoint(whole[1])
+        write_weights(checkpoint, tmp_path / "x.safetensors")
+        for path in (whole[1], whole[1].parent.parent, tmp_path / "x.safetensors"):
+            assert read_snapshot(path) == checkpoint[SNAPSHOT_KEY]
+
+    def test_weights_are_not_read_for_it(self, change: Callable[..., Path]) -> None:
+        def enlarge(checkpoint: dict[str, Any]) -> None:
+            checkpoint["state_dict"]["more"] = torch.ones(5_000_000)
+
+        def read_so_far() -> int:
+            return int(Path("/proc/self/io").read_text().split()[1])
+
+        path = change(enlarge)
+        if not Path("/proc/self/io").is_file():
+            pytest.skip("this system does not tell what a process has read")
+        start = read_so_far()
+        read_snapshot(path)
+        middle = read_so_far()
+        read_checkpoint(path)
+        assert middle - start < 1_000_000 < 20_000_000 < read_so_far() - middle
+
+    def test_of_a_checkpoint_in_parts_the_parts_are_not_read(
+        self, whole: tuple[LanguageModel, Path], tmp_path: Path
+    ) -> None:
+        snapshot = read_checkpoint(whole[1])[SNAPSHOT_KEY]
+        (tmp_path / ".metadata").touch()
+        torch.save({SNAPSHOT_KEY: snapshot}, tmp_path / "meta.pt")
+        assert read_snapshot(tmp_path) == snapshot
+
+    def test_what_is_wrong_is_told_as_for_the_whole(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+        with pytest.raises(InputError, match="was not written by lmmodules"):
+            read_snapshot(tmp_path / "foreign.ckpt")
+        (tmp_path / "cut.ckpt").write_bytes(b"PK")
+        with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+            read_snapshot(tmp_path / "cut.ckpt")
+        with pytest.raises(InputError, match="does not exist"):
+            read_snapshot(tmp_path / "nowhere.ckpt")
 
 
 class TestPath:

@@ -91,8 +91,7 @@ class CheckpointClient(CausalClient):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", batch_size: int = 16) -> None:
-        from lmmodules.callbacks.config_snapshot import SNAPSHOT_KEY
-        from lmmodules.checkpoint import load, load_tokenizer, read_checkpoint
+        from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
         from lmmodules.objectives import LanguageModel
 
         objective = load(path, device=device)
@@ -101,7 +100,7 @@ class CheckpointClient(CausalClient):
                 f"`checkpoint` must hold a causal model to write programs, but it holds a `{type(objective).__name__}`"
             )
         tokenizer = load_tokenizer(path)
-        trained = read_checkpoint(path)[SNAPSHOT_KEY].get("config", {}).get("data", {})
+        trained = read_snapshot(path).get("config", {}).get("data", {})
         super().__init__(
             objective,
             tokenizer.encode,
