@@ -29,7 +29,7 @@ if _fcntl is not None:
 
 
 @contextmanager
-def only_run_in(directory: Path) -> Iterator[None]:
+def only_run_in(directory: Path, remedy: str = "paths.output_dir=runs/my_run") -> Iterator[None]:
     """Keep a directory for this process, as long as the block lasts or until the process is gone.
 
     Two runs that start in the same second, or are given the same directory, would write over each other's checkpoints.
@@ -37,6 +37,7 @@ def only_run_in(directory: Path) -> Iterator[None]:
 
     Args:
         directory: Of the run.
+        remedy: The override that chooses another.
 
     Raises:
         InputError: When a run that has not ended writes there.
@@ -51,8 +52,8 @@ def only_run_in(directory: Path) -> Iterator[None]:
         holder = os.read(lock, 32).decode().strip()
         os.close(lock)
         raise InputError(
-            f"`paths.output_dir` must be free, but process {holder} is still writing to `{directory}`; use another "
-            "directory, for example `paths.output_dir=runs/my_run`"
+            f"`{remedy.partition('=')[0]}` must be free, but process {holder} is still writing to `{directory}`; use "
+            f"another directory, for example `{remedy}`"
         ) from None
     except OSError:
         pass

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmmodules.claims.base import Curve
 from lmmodules.composition import compose, compose_config, wrong_input_raised
 from lmmodules.run_directory import environment, write_configuration, write_json
+from lmmodules.run_lock import only_run_in
 
 if TYPE_CHECKING:
     from lmmodules.objectives import Objective
@@ -149,7 +150,8 @@ class Trial:
         directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{fingerprint(asked)}"
         if not (directory / OUTCOME).is_file():
             self.tell(arm, None)
-            _train(asked, directory)
+            with only_run_in(directory, "runs=runs/again"):
+                _train(asked, directory)
         run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
         self.runs.append(run)
         self.tell(arm, run)

@@ -50,6 +50,11 @@ def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path: Path) -> No
         )
         with pytest.raises(InputError, match=sentence), only_run_in(tmp_path / "run"):
             pass
+        with (
+            pytest.raises(InputError, match=r"`runs` must be free, .*, for example `runs=again`"),
+            only_run_in(tmp_path / "run", "runs=again"),
+        ):
+            pass
         with only_run_in(tmp_path / "other"):
             assert (tmp_path / "other" / LOCK).read_text() == f"{os.getpid()}\n"
     with only_run_in(tmp_path / "run"):

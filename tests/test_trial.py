@@ -12,6 +12,7 @@ import pytest
 import lmmodules.trial
 from lmmodules.composition import compose
 from lmmodules.errors import InputError
+from lmmodules.run_lock import only_run_in
 from lmmodules.trial import OUTCOME, FinishedRun, Trial, told_facts
 
 Log = list[tuple[str, bool]]
@@ -24,7 +25,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 
     def train(asked: Sequence[str], directory: Path) -> None:
         overrides.append(asked)
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / OUTCOME).write_text(json.dumps({"overrides": list(asked), "diverged": "", "seconds": 2.5}))
 
     monkeypatch.setattr(lmmodules.trial, "_train", train)
@@ -50,6 +51,16 @@ class TestKeeping:
         run.directory.rmdir()
         Trial(tmp_path, ["max_steps=3"], 0).train("arm")
         assert len(trained) == 2
+
+    def test_two_processes_never_train_the_same(self, trained: list[Sequence[str]], tmp_path: Path) -> None:
+        run = Trial(tmp_path, ["max_steps=3"], 0).train("arm")
+        (run.directory / OUTCOME).unlink()
+        with (
+            only_run_in(run.directory),
+            pytest.raises(InputError, match=r"`runs` must be free, but process .* use another directory"),
+        ):
+            Trial(tmp_path, ["max_steps=3"], 0).train("arm")
+        assert len(trained) == 1
 
     def test_whatever_changes_the_configuration_makes_another_run(
         self, trained: list[Sequence[str]], tmp_path: Path
