@@ -153,7 +153,7 @@ def _time_by_kind(cases: Sequence[CaseResult]) -> list[str]:
     ]
     rows = [(kind, [kinds.get(kind, 0.0) for _, kinds in columns]) for kind in shown]
     rest = [sum(value for kind, value in kinds.items() if kind not in shown) for _, kinds in columns]
-    if any(rest):
+    if any(round(value, digits) for value in rest):
         rows.append(("the rest", rest))
     for kind, values in rows:
         lines.append(f"| {kind} | {' | '.join(f'{value:.{digits}f}' for value in values)} |")

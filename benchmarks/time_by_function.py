@@ -49,12 +49,10 @@ def time_by_function(step: Step, milliseconds: float) -> dict[str, float]:
         step: Warm.
         milliseconds: What it takes unrecorded.
     """
-    recorded = cProfile.Profile()
-    recorded.enable()
     begin = time.perf_counter()
-    while time.perf_counter() - begin < RECORDED_SECONDS:
-        step()
-    recorded.disable()
+    with cProfile.Profile() as recorded:
+        while time.perf_counter() - begin < RECORDED_SECONDS:
+            step()
     found: defaultdict[str, float] = defaultdict(float)
     for function, (_, _, own, _, callers) in pstats.Stats(recorded).stats.items():  # type: ignore[attr-defined]
         if function[0] != "~":

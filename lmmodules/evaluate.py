@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -49,6 +50,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if getattr(evaluation, "reads_text", True):
         make_data = evaluation_data if "_target_" in config.data else checkpoint_data
         material = make_data(config, material, trained, objective.batch_type)
+    else:
+        _check_no_text_is_given(HydraConfig.get().overrides.task)
     figures: dict[str, Any] = evaluation(objective, material)
 
     print_figures(figures, str(config.checkpoint))
@@ -57,6 +60,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if hasattr(evaluation, "curves"):
         draw(evaluation.curves(figures), directory / "evaluation.png")
     return figures
+
+
+def _check_no_text_is_given(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        name = override.lstrip("+~").partition("=")[0]
+        if name.partition(".")[0] in ("data", "packing", "tokenizer", "transform"):
+            raise InputError(
+                f"`{name}` must be left out where an evaluation brings its own text, but `{override}` gives it"
+            )
 
 
 def print_figures(figures: dict[str, Any], title: str) -> None:

@@ -28,6 +28,21 @@ if _fcntl is not None:
     os.register_at_fork(after_in_child=_let_go)
 
 
+def _holds(lock: int, path: Path) -> bool:
+    """Lock a file, and say whether it is still the one that has the name; without locks in a file system it is."""
+    try:
+        if _fcntl is not None:
+            _fcntl.flock(lock, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return True
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def only_run_in(directory: Path, remedy: str = "paths.output_dir=runs/my_run") -> Iterator[None]:
     """Keep a directory for this process, as long as the block lasts or until the process is gone.
@@ -46,17 +61,16 @@ def only_run_in(directory: Path, remedy: str = "paths.output_dir=runs/my_run") -
     path = directory / LOCK
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if _fcntl is not None:
-            _fcntl.flock(lock, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        while not _holds(lock, path):  # whoever held it has taken the file away meanwhile
+            os.close(lock)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except BlockingIOError:
-        holder = os.read(lock, 32).decode().strip()
+        holder = os.read(lock, 32).decode().strip() or "of another run"
         os.close(lock)
         raise InputError(
             f"`{remedy.partition('=')[0]}` must be free, but process {holder} is still writing to `{directory}`; use "
             f"another directory, for example `{remedy}`"
         ) from None
-    except OSError:
-        pass
     _held.add(lock)
     try:
         with suppress(OSError):  # whether the disk is full shows later

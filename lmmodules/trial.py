@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lmmodules.train import Run
 
 OUTCOME = "outcome.json"
+ELSEWHERE = "runs=runs/again"
+"""The override by which a measurement gets out of the way of another."""
 WHICH_TEXT = ("data=", "data.path=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
 """Beginnings of the overrides that decide which text is held out, and in what pieces."""
 UNSEEN = ("callbacks.progress=null", "+trainer.enable_progress_bar=false", "callbacks.best=null")
@@ -150,8 +152,9 @@ class Trial:
         directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{fingerprint(asked)}"
         if not (directory / OUTCOME).is_file():
             self.tell(arm, None)
-            with only_run_in(directory, "runs=runs/again"):
-                _train(asked, directory)
+            with only_run_in(directory, ELSEWHERE):
+                if not (directory / OUTCOME).is_file():  # another process may just have finished it
+                    _train(asked, directory)
         run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
         self.runs.append(run)
         self.tell(arm, run)

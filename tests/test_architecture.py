@@ -59,7 +59,17 @@ ALLOWED = {
     "checkpoint": {"callbacks", "data", "models", "objectives", "parallel"},
     "exported_parts": {"data", "models", "objectives"},
     "starting_weights": {"callbacks", "checkpoint", "data", "models", "objectives"},
-    "claims": {"checkpoint", "data", "evaluation", "objectives", "plots", "run_directory", "synthesis", "trial"},
+    "claims": {
+        "checkpoint",
+        "data",
+        "evaluation",
+        "objectives",
+        "plots",
+        "run_directory",
+        "run_lock",
+        "synthesis",
+        "trial",
+    },
     "synthesis": {"callbacks", "checkpoint", "data", "evaluation", "models", "objectives", "plots", "run_directory"},
     "report": {"callbacks", "checkpoint", "evaluation", "objectives", "plots", "run_directory", "train"},
 }

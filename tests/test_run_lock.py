@@ -21,10 +21,10 @@ from pathlib import Path
 from lmmodules.run_lock import only_run_in
 with only_run_in(Path(sys.argv[1])):
     if sys.argv[2:] == ["with a worker"] and os.fork() == 0:
-        print(os.getpid(), flush=True)
+        os.write(1, b"%d\\n" % os.getpid())
         sys.stdin.read()
         os._exit(0)
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())
     sys.stdin.read()
 """
 
@@ -71,6 +71,25 @@ def test_a_killed_run_keeps_nobody_out_even_if_a_worker_outlives_it(tmp_path: Pa
         assert (tmp_path / LOCK).read_text() == f"{first.pid}\n"
         with only_run_in(tmp_path):
             assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_file_that_was_taken_away_meanwhile_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run ends between opening its file and locking it: whoever locks that alone shuts nobody out."""
+    import fcntl
+
+    flock, taken = fcntl.flock, []
+
+    def lock(*arguments: int) -> None:
+        flock(*arguments)
+        if not taken:
+            taken.append(True)
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with only_run_in(tmp_path):
+        assert taken
+        with pytest.raises(InputError, match="must be free"), only_run_in(tmp_path):
+            pass
 
 
 def test_an_error_ends_it(tmp_path: Path) -> None:

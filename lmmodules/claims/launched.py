@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmodules.run_directory import write_json, write_text
-from lmmodules.trial import OUTCOME, UNSEEN, FinishedRun, Trial, fingerprint
+from lmmodules.run_lock import only_run_in
+from lmmodules.trial import ELSEWHERE, OUTCOME, UNSEEN, FinishedRun, Trial, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +58,11 @@ class LaunchedTrial(Trial):
         directory = self.directory / f"{name}-{fingerprint(asked)}{f'-turn_{turn}' if turn else ''}"
         if not (directory / OUTCOME).is_file():
             self.tell(arm, None)
-            shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
-            said = run_command("train", *asked, *UNSEEN, f"paths.output_dir={directory}", threads=threads)
-            write_text(directory / SAID, said)
-            write_json(directory / OUTCOME, _outcome(asked, directory, said, threads))
+            with only_run_in(self.directory, ELSEWHERE):  # the run keeps its own
+                shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
+                said = run_command("train", *asked, *UNSEEN, f"paths.output_dir={directory}", threads=threads)
+                write_text(directory / SAID, said)
+                write_json(directory / OUTCOME, _outcome(asked, directory, said, threads))
         run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
         self.runs.append(run)
         self.tell(arm, run)

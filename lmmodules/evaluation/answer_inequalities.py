@@ -11,7 +11,15 @@ OPPOSITE = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def between(sides: list[Expression], relations: list[str]) -> Interval:
-    """The interval in which an inequality says its unknown to lie."""
+    """The interval in which an inequality says its unknown to lie.
+
+    Args:
+        sides: What stands between the relations, and at both ends.
+        relations: Of `<`, `<=`, `>` and `>=`, one fewer than the sides.
+
+    Raises:
+        UnreadableError: When it is not one unknown between one or two ends.
+    """
     if relations[0] in (">", ">="):
         sides, relations = sides[::-1], [OPPOSITE[relation] for relation in relations[::-1]]
     at = next((at for at, side in enumerate(sides) if side.operation == "name" and side.names()), -1)
@@ -25,7 +33,15 @@ def between(sides: list[Expression], relations: list[str]) -> Interval:
 
 
 def in_both(one: Interval, other: Value) -> Interval:
-    """What lies in two intervals, each of which an inequality gave."""
+    """What lies in two intervals, each of which an inequality gave.
+
+    Args:
+        one: The first.
+        other: The second.
+
+    Raises:
+        UnreadableError: When they are of different unknowns, or an end is no number.
+    """
     if not isinstance(other, Interval) or one.unknown != other.unknown:
         raise UnreadableError("inequalities of different unknowns")
     try:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from lmmodules.errors import InputError
 from lmmodules.evaluation.generation import Writer
 from lmmodules.losses import linear_token_cross_entropy
 
@@ -38,8 +39,12 @@ def likelihoods(
         batch_size: How many are scored together.
 
     Raises:
-        InputError: When a context and its continuation are together longer than the positions of the model.
+        InputError: When a context is empty, or too long for the positions of the model with its continuation.
     """
+    if not all(contexts):
+        raise InputError(
+            "`contexts` must have at least one token each, but one is empty; put the end token in its place"
+        )
     embedding = model.backbone.token_embedding.weight
     pairs = list(zip(contexts, continuations, strict=True))
     found = {index: Likelihood(0.0, True) for index in range(len(pairs))}

@@ -6,26 +6,30 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import InputError, check_whole_number, require
 from lmmodules.evaluation.continuations import likelihoods
 from lmmodules.evaluation.generation import Writer
 from lmmodules.evaluation.stops import generate_until
+from lmmodules.models.heads import LanguageModelHead
+from lmmodules.objectives.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from lmmodules.objectives import Objective
 
 MAX_NEW_TOKENS = 256
 """Of an answer, where a task does not say."""
+NAMES_OF_LENGTH = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""How tasks call the most tokens of an answer, those that go before others first."""
 
 
 def harness_model(model: Writer, tokenizer: Tokenizer, *, batch_size: int = 16) -> Any:
     """What `lm_eval.simple_evaluate(model=...)` takes.
 
-    A text is scored behind the end token, as documents stand in training. What is longer than the positions of the
-    model loses its beginning, as the harness does it; a model without a limit reads all of it.
+    A text without a context is scored behind the end token, as documents stand in training. What is longer than the
+    positions of the model loses its beginning, as the harness does it; a model without a limit reads all of it.
 
     Args:
         model: A causal objective in evaluation mode, or anything else with a causal backbone and a head.
@@ -33,11 +37,11 @@ def harness_model(model: Writer, tokenizer: Tokenizer, *, batch_size: int = 16) 
         batch_size: Texts that are scored, or written, together.
 
     Raises:
-        InputError: When the harness is not installed, or the model is not causal.
+        InputError: When the harness is not installed, or the model is not causal or does not write.
     """
     base = require("lm_eval.api.model", "harness", "`evaluation=harness`")
     utils = require("lm_eval.utils", "harness", "`evaluation=harness`")
-    if not model.backbone.causal or not hasattr(model, "head"):
+    if not model.backbone.causal or not isinstance(getattr(model, "head", None), LanguageModelHead):
         raise InputError(
             f"`evaluation=harness` needs a causal language model, but the checkpoint holds a `{type(model).__name__}`; "
             "use one that was trained with `objective=causal_lm`"
@@ -56,7 +60,7 @@ def harness_model(model: Writer, tokenizer: Tokenizer, *, batch_size: int = 16) 
             return tokenizer.encode(string)
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            pairs = [_within(limit, context, continuation) for _, context, continuation in requests]
+            pairs = [_within(limit, context or [end], continuation) for _, context, continuation in requests]
             contexts, continuations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             return [(found.nats, found.is_likeliest) for found in score(contexts, continuations)]
 
@@ -95,6 +99,11 @@ def harness_model(model: Writer, tokenizer: Tokenizer, *, batch_size: int = 16) 
 
 def _within(limit: int | None, context: Sequence[int], continuation: Sequence[int]) -> tuple[list[int], list[int]]:
     """A context that has lost its beginning, where it and its continuation would not fit into the positions."""
+    if not continuation:
+        raise InputError(
+            "`evaluation.tasks` must ask for continuations of at least one token, but one has none behind its context; "
+            "give the choices of the task a letter or a blank before them"
+        )
     if limit is None:
         return list(context), list(continuation)
     if len(continuation) > limit:
@@ -110,7 +119,7 @@ def _write(
 ) -> list[str]:
     """Answers to prompts of one task, which says how they are written and where they end."""
     stops = options.get("until") or []
-    new_tokens = int(options.get("max_gen_toks", options.get("max_new_tokens", MAX_NEW_TOKENS)))
+    new_tokens = int(next((options[name] for name in NAMES_OF_LENGTH if options.get(name)), MAX_NEW_TOKENS))
     limit = model.backbone.max_length
     if limit is not None:
         new_tokens = min(new_tokens, limit - 1)
@@ -124,7 +133,7 @@ def _write(
         max_new_tokens=new_tokens,
         greedy=not options.get("do_sample", temperature > 0) or temperature == 0,
         temperature=temperature,
-        top_k=options.get("top_k"),
+        top_k=options.get("top_k") or None,  # 0 is off, as transformers has it
         top_p=options.get("top_p"),
         stop_ids=[tokenizer.eos_id],
     )
@@ -135,7 +144,7 @@ class Harness:
     """Tasks of the language-model evaluation harness, for any causal checkpoint.
 
     Args:
-        tasks: Their names, as `lm_eval --tasks list` tells them.
+        tasks: Their names, as `lm-eval ls tasks` tells them, or the one.
         include_path: A folder with tasks of one's own.
         num_fewshot: Examples before each question; `None` for what the task says.
         limit: Questions of each task; `None` for all.
@@ -148,7 +157,7 @@ class Harness:
         github.com/EleutherAI/lm-evaluation-harness; written for its version 0.4.13.
     """
 
-    tasks: Sequence[str]
+    tasks: Sequence[str] | str
     include_path: str | os.PathLike[str] | None = None
     num_fewshot: int | None = None
     limit: int | None = None
@@ -182,22 +191,28 @@ class Harness:
         Raises:
             InputError: When the harness is not installed, the model is not causal, or a task does not exist.
         """
+        if not isinstance(objective, CausalLM):
+            raise InputError(
+                f"`evaluation=harness` needs a checkpoint of `objective=causal_lm` or its kind, but this one is of "
+                f"`{type(objective).__name__}`; use `evaluation=perplexity`, or the evaluation of its objective"
+            )
         lm_eval = require("lm_eval", "harness", "`evaluation=harness`")
+        tasks = [self.tasks] if isinstance(self.tasks, str) else list(self.tasks)
         manager = require("lm_eval.tasks", "harness", "`evaluation=harness`").TaskManager
         if self.include_path is not None:
             # Of thousands of tasks the harness reads the files, which takes long: not if one's own are all there is.
             known = manager(include_path=str(self.include_path), include_defaults=False)
-        if self.include_path is None or not set(self.tasks) <= set(known.all_tasks):
+        if self.include_path is None or not set(tasks) <= set(known.all_tasks):
             known = manager(include_path=None if self.include_path is None else str(self.include_path))
-        model = harness_model(cast(Writer, objective), tokenizer, batch_size=self.batch_size)
-        missing = [task for task in self.tasks if task not in known.all_tasks]
+        model = harness_model(objective, tokenizer, batch_size=self.batch_size)
+        missing = [task for task in tasks if task not in known.all_tasks]
         if missing:
             raise InputError(
-                f"`evaluation.tasks` must be tasks of the harness, but {', '.join(missing)} is none; "
-                "`lm_eval --tasks list` tells them, and `evaluation.include_path=DIR` adds those of a folder"
+                f"`evaluation.tasks` must be tasks of the harness, but `{'`, `'.join(missing)}` is none; "
+                "`lm-eval ls tasks` tells them, and `evaluation.include_path=DIR` adds those of a folder"
             )
         found = lm_eval.simple_evaluate(
-            model=model, tasks=list(self.tasks), num_fewshot=self.num_fewshot, limit=self.limit, task_manager=known
+            model=model, tasks=tasks, num_fewshot=self.num_fewshot, limit=self.limit, task_manager=known
         )
         return _figures(found["results"])
 

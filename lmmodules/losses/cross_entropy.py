@@ -42,6 +42,13 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
 
 
 def check_smoothing(label_smoothing: float) -> None:
-    """Refuse a share outside of [0, 1)."""
+    """Refuse what is no share.
+
+    Args:
+        label_smoothing: Share of the target probability.
+
+    Raises:
+        InputError: When it lies outside of [0, 1).
+    """
     if not 0.0 <= label_smoothing < 1.0:
         raise InputError(f"`label_smoothing` must lie in [0, 1), but is {label_smoothing}; use 0.1, or 0 for none")

@@ -8,7 +8,17 @@ from lmmodules.errors import InputError
 
 
 def check_shapes(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> None:
-    """Refuse features, projection, labels and bias that do not fit together."""
+    """Refuse what does not fit together.
+
+    Args:
+        hidden: `(N, D)` features.
+        weight: `(V, D)` output projection.
+        labels: `(N,)` target ids.
+        bias: `(V,)` or none.
+
+    Raises:
+        InputError: When a shape is another.
+    """
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise InputError(
             f"`hidden` (N, D) and `weight` (V, D) must be matrices with the same D, but are {tuple(hidden.shape)} and "
@@ -32,5 +42,9 @@ def rows_per_chunk(vocab_size: int, device_type: str) -> int:
     256 rows fill a processor's matrix units, and with 512 the gradient of a large output matrix is read and written
     half as often; an accelerator needs more. A small vocabulary affords more rows within 4 Mi logits, so that short
     products do not drown in the cost of starting them.
+
+    Args:
+        vocab_size: Columns of the product V.
+        device_type: `cpu` or the name of an accelerator.
     """
     return max(512 if device_type == "cpu" else 2048, min(2**22 // vocab_size, 4096))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +107,18 @@ def test_whoever_is_interrupted_leaves_no_processes(monkeypatch: pytest.MonkeyPa
 
     # A process that a shell started in the background ignores the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    communicate, listening = subprocess.Popen.communicate, threading.Event()
+
+    def listen(process: subprocess.Popen[str]) -> tuple[str, str]:
+        listening.set()
+        return communicate(process)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", listen)
 
     def interrupt() -> None:
+        listening.wait()
         while not (pid.is_file() and pid.read_text()):
-            pass
+            time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

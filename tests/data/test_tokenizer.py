@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 
 from lmmodules.data import ByteLevelBPE, Tokenizer, vocabulary
+from lmmodules.data.tokenizer import _LITTLE_TEXT
 from lmmodules.errors import InputError
 
 ODD_TEXTS = [
@@ -40,6 +41,12 @@ def test_every_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(tokenizer.special_ids.tolist())
     assert tokenizer.encode_batch([text, "and"]) == [ids, tokenizer.encode("and")]
+
+
+def test_many_texts_are_encoded_as_few_are(tokenizer: Tokenizer) -> None:
+    texts = [text * 40 for text in ODD_TEXTS] * 3
+    assert sum(map(len, texts)) > 2 * _LITTLE_TEXT
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
 def test_names_of_special_tokens_are_read_only_on_demand(tokenizer: Tokenizer) -> None:

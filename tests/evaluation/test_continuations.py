@@ -64,6 +64,11 @@ def test_nothing_is_certain(writer: SimpleNamespace) -> None:
     assert likelihoods(writer, [[1]], [[]], batch_size=3) == [(0.0, True)]
 
 
+def test_a_context_of_nothing_is_refused(writer: SimpleNamespace) -> None:
+    with pytest.raises(InputError, match="`contexts` must have at least one token each, but one is empty"):
+        likelihoods(writer, [[1], []], [[2], [3]], batch_size=2)
+
+
 def test_a_text_beyond_the_positions_is_refused(writer: SimpleNamespace) -> None:
     text = [1] * (LONGEST + 1), [2]  # of which the last is not read
     if writer.backbone.max_length is None:

@@ -14,8 +14,9 @@ import torch
 from lmmodules import CausalLM, Transformer
 from lmmodules.data import ByteLevelBPE, TextFiles, Tokenizer
 from lmmodules.errors import InputError
-from lmmodules.evaluation.harness import Harness, harness_model
+from lmmodules.evaluation.harness import Harness, _figures, _within, _write, harness_model
 from lmmodules.models import Learned
+from lmmodules.objectives import Classification
 
 LONGEST = 24
 QUESTIONS = [
@@ -199,8 +200,24 @@ def test_wrong_options(change: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_task_that_does_not_exist(objective: CausalLM, tokenizer: Tokenizer, tasks: Path) -> None:
-    with pytest.raises(InputError, match=r"`evaluation\.tasks` must be tasks of the harness, but no_such is none"):
+    with pytest.raises(InputError, match=r"`evaluation\.tasks` must be tasks of the harness, but `no_such` is none"):
         Harness(["own_choice", "no_such"], include_path=tasks)(objective, tokenizer)
+
+
+def test_a_task_may_be_one_name(objective: CausalLM, tokenizer: Tokenizer, tasks: Path) -> None:
+    assert "own_choice/acc" in Harness("own_choice", include_path=tasks)(objective, tokenizer)
+
+
+def test_a_context_of_white_space_alone_is_none(objective: CausalLM, tokenizer: Tokenizer) -> None:
+    ours = harness_model(objective, tokenizer)
+    blank, none = (ours.loglikelihood(instances("loglikelihood", (context, "the cat")))[0] for context in (" ", ""))
+    (with_blank,) = ours.loglikelihood(instances("loglikelihood", ("", " the cat")))
+    assert blank == with_blank != none
+
+
+def test_a_continuation_of_nothing(objective: CausalLM, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="continuations of at least one token, but one has none"):
+        harness_model(objective, tokenizer).loglikelihood(instances("loglikelihood", ("the cat", "")))
 
 
 def test_a_continuation_beyond_the_positions(objective: CausalLM, tokenizer: Tokenizer) -> None:
@@ -216,6 +233,85 @@ def test_a_model_that_sees_both_sides(tokenizer: Tokenizer) -> None:
     model = MaskedLM(Transformer(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2, causal=False))
     with pytest.raises(InputError, match="needs a causal language model, but the checkpoint holds a `MaskedLM`"):
         harness_model(model, tokenizer)
+
+
+def test_an_objective_that_does_not_write(objective: CausalLM, tokenizer: Tokenizer) -> None:
+    model = Classification(objective.backbone)
+    with pytest.raises(InputError, match="`objective=causal_lm` or its kind, but this one is of `Classification`"):
+        Harness(["own_choice"])(model, tokenizer)
+    pytest.importorskip("lm_eval")
+    with pytest.raises(InputError, match="needs a causal language model, but the checkpoint holds a `Classification`"):
+        harness_model(model, tokenizer)
+
+
+class TestPieces:
+    """What needs no harness to be tried."""
+
+    @pytest.mark.parametrize(
+        ("limit", "size", "kept"), [(None, 9, 9), (10, 9, 9), (10, 8, 8), (6, 9, 5), (3, 9, 2), (2, 9, 1)]
+    )
+    def test_a_context_loses_its_beginning(self, limit: int | None, size: int, kept: int) -> None:
+        context, continuation = _within(limit, list(range(size)), [7, 8])
+        assert continuation == [7, 8]
+        assert context == list(range(size))[-kept:]
+        if limit is not None:
+            assert len(context) + len(continuation) - 1 <= limit, "the last token is not read"
+
+    def test_metrics_by_the_names_of_the_harness(self) -> None:
+        metrics = {"alias": "A", "acc,none": 0.5, "acc_stderr,none": 0.1, "em,strict": 1, "em_stderr,strict": "N/A"}
+        assert _figures({"a": metrics}) == {"a/acc": 0.5, "a/acc_stderr": 0.1, "a/em (strict)": 1.0}
+
+    @pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
+    def test_the_length_of_an_answer_has_several_names(
+        self, objective: CausalLM, tokenizer: Tokenizer, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert asked_for(objective, tokenizer, {name: 7}, monkeypatch)["max_new_tokens"] == 7
+
+    @pytest.mark.parametrize(
+        ("options", "greedy", "temperature"),
+        [
+            ({}, True, 0.0),
+            ({"do_sample": False, "temperature": 0.7}, True, 0.7),
+            ({"temperature": 0.7}, False, 0.7),
+            ({"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9}, False, 0.7),
+        ],
+    )
+    def test_how_an_answer_is_drawn(
+        self,
+        objective: CausalLM,
+        tokenizer: Tokenizer,
+        options: dict[str, Any],
+        greedy: bool,
+        temperature: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        asked = asked_for(objective, tokenizer, options, monkeypatch)
+        assert (asked["greedy"], asked["temperature"]) == (greedy, temperature)
+        assert (asked["top_k"], asked["top_p"]) == (None, options.get("top_p"))
+        assert asked["max_new_tokens"] == LONGEST - 1, "256 are more than the positions leave"
+        assert asked["stop_ids"] == [tokenizer.eos_id]
+
+    def test_a_prompt_leaves_room_for_its_answer(self, objective: CausalLM, tokenizer: Tokenizer) -> None:
+        prompts = [tokenizer.encode("the cat sees a dog. " * 20), tokenizer.encode("a dog")]
+        options = {"max_gen_toks": 5, "until": "."}
+        written = _write(objective, tokenizer, prompts, options)
+        assert written == [_write(objective, tokenizer, [prompt[-19:]], options)[0] for prompt in prompts]
+        assert all("." not in answer for answer in written)
+
+
+def asked_for(
+    objective: CausalLM, tokenizer: Tokenizer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """What the generator is given for an answer."""
+    asked: dict[str, Any] = {}
+
+    def write(model: Any, prompts: Any, decode: Any, stops: Any, **rest: Any) -> list[str]:
+        asked.update(rest)
+        return [""]
+
+    monkeypatch.setattr("lmmodules.evaluation.harness.generate_until", write)
+    _write(objective, tokenizer, [[5]], options)
+    return asked
 
 
 def test_without_the_harness(objective: CausalLM, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,5 +335,11 @@ def test_a_checkpoint(command: Callable[..., Any], tiny: list[str], tasks: Path,
     assert "own_choice/acc" in json.loads((tmp_path / "scored/evaluation.json").read_text())
     wrong = command("evaluate", *asked, "evaluation.tasks=[no_such]")
     assert wrong.returncode == 2
-    assert "no_such is none" in wrong.stderr
+    assert "`no_such` is none" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    useless = command("evaluate", *asked, "evaluation.tasks=[own_choice]", "data.path=questions.txt")
+    assert useless.returncode == 2
+    assert (
+        "`data.path` must be left out where an evaluation brings its own text, but `data.path=questions"
+        in useless.stderr
+    )
