@@ -11,7 +11,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from lmmodules.parallel import data_parallel_group
 
@@ -31,9 +30,9 @@ PEAK_FLOPS = {
 class Throughput(Callback):
     """Tokens per second over all ranks, model FLOP utilisation and peak memory, for each log interval.
 
-    Padding is no token; where batches have some, the other ranks are taken to have as many tokens as this one. Time
-    spent in validation is left out. Nothing is synchronised: `RankZeroLogging` has just read the interval's losses from
-    the device when it asks.
+    Padding counts as tokens: how much of it the other ranks have would take a collective to know. Time spent in
+    validation is left out. Nothing is synchronised: `RankZeroLogging` has just read the interval's losses from the
+    device when it asks.
 
     Args:
         peak_flops: FLOP/s of one device at the precision in use, for the utilisation. `None` takes the data sheet's
@@ -49,7 +48,6 @@ class Throughput(Callback):
         self._ranks = 1
         self._length = 0
         self._interval_tokens = 0
-        self._interval_masked: Tensor | None = None  # tokens of the interval's padded batches, on the device
         self._interval_start: float | None = None
         self._pause_start = 0.0
 
@@ -57,7 +55,7 @@ class Throughput(Callback):
         """Start the clock and forget earlier peaks of memory."""
         group = data_parallel_group(pl_module)
         self._ranks = trainer.world_size if group is None else group.size()
-        self._interval_tokens, self._interval_masked, self._interval_start = 0, None, time.perf_counter()
+        self._interval_tokens, self._interval_start = 0, time.perf_counter()
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
@@ -65,13 +63,9 @@ class Throughput(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the tokens of a batch."""
-        input_ids, mask = batch["input_ids"], batch.get("attention_mask")
+        input_ids = batch["input_ids"]
         self._length = input_ids.shape[-1]
-        if mask is None:
-            self._interval_tokens += input_ids.numel() * self._ranks
-        else:
-            tokens = mask.sum()
-            self._interval_masked = tokens if self._interval_masked is None else self._interval_masked + tokens
+        self._interval_tokens += input_ids.numel() * self._ranks
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock."""
@@ -86,9 +80,8 @@ class Throughput(Callback):
         """Figures of the interval that ends now; starts the next."""
         now = time.perf_counter()
         seconds = now - (self._interval_start or now)
-        masked = 0 if self._interval_masked is None else int(self._interval_masked)
-        tokens = self._interval_tokens + masked * self._ranks
-        self._interval_tokens, self._interval_masked, self._interval_start = 0, None, now
+        tokens = self._interval_tokens
+        self._interval_tokens, self._interval_start = 0, now
         self.tokens += tokens
         self.seconds += seconds
         rate = tokens / seconds if seconds > 0 else 0.0

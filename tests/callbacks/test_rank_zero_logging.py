@@ -56,12 +56,8 @@ class Listener(L.Callback):
         self.heard.append((step, dict(metrics)))
 
 
-def fit(
-    module: L.LightningModule, *callbacks: L.Callback, steps: int = 7, mask: Tensor | None = None, **trainer: Any
-) -> L.Trainer:
+def fit(module: L.LightningModule, *callbacks: L.Callback, steps: int = 7, **trainer: Any) -> L.Trainer:
     batch = {"input_ids": torch.zeros(3, 5, dtype=torch.int64)}
-    if mask is not None:
-        batch["attention_mask"] = mask
     options: dict[str, Any] = {
         "max_steps": steps,
         "callbacks": list(callbacks),
@@ -121,15 +117,6 @@ def test_tokens_and_speed_reach_the_log() -> None:
     assert all(metrics["throughput/tokens_per_second"] > 0 for _, metrics in listener.heard)
     assert all(metrics["throughput/memory_gb"] > 0.01 for _, metrics in listener.heard)
     assert "throughput/mfu" not in listener.heard[0][1], "a processor's peak is not known"
-
-
-def test_padding_is_no_token() -> None:
-    listener, throughput = Listener(), Throughput()
-    mask = (torch.arange(5) < torch.tensor([[5], [2], [4]])).long()
-    fit(Counting(), throughput, RankZeroLogging(2), listener, steps=4, mask=mask)
-    assert [metrics["tokens"] for _, metrics in listener.heard] == [22, 44]
-    fit(Counting(), throughput, RankZeroLogging(2), listener, steps=2)
-    assert throughput.tokens == 44 + 30, "batches without a mask are full"
 
 
 def test_utilisation_is_the_achieved_share_of_the_peak() -> None:

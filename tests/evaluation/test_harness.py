@@ -209,6 +209,7 @@ def test_a_task_may_be_one_name(objective: CausalLM, tokenizer: Tokenizer, tasks
 
 
 def test_a_context_of_white_space_alone_is_none(objective: CausalLM, tokenizer: Tokenizer) -> None:
+    pytest.importorskip("lm_eval")
     ours = harness_model(objective, tokenizer)
     blank, none = (ours.loglikelihood(instances("loglikelihood", (context, "the cat")))[0] for context in (" ", ""))
     (with_blank,) = ours.loglikelihood(instances("loglikelihood", ("", " the cat")))
@@ -216,6 +217,7 @@ def test_a_context_of_white_space_alone_is_none(objective: CausalLM, tokenizer: 
 
 
 def test_a_continuation_of_nothing(objective: CausalLM, tokenizer: Tokenizer) -> None:
+    pytest.importorskip("lm_eval")
     with pytest.raises(InputError, match="continuations of at least one token, but one has none"):
         harness_model(objective, tokenizer).loglikelihood(instances("loglikelihood", ("the cat", "")))
 
