@@ -46,8 +46,8 @@ transform, `training_step` of the LightningModule and its optimizer.
 - What memory costs that is touched for the first time changes on a virtual machine, and peers that make their logits
   anew in every step change with it: the row of a GPT of eighty lines at vocabulary 8,192 came to 0.97, 0.99 and 1.15
   within half an hour.
-- *measured before* are the ratios that stood here earlier, with the commit and the day; those of the EPYC were
-  taken with idle threads asleep.
+- *measured before* are the ratios that stood here earlier, with the commit and the day; those of the EPYC from
+  before 2026-11-29 were taken with idle threads asleep.
 - *milliseconds of a step* are those of steps that were recorded after all rounds, which slows them a little; they tell
   what is left to gain and where. Where operators of PyTorch are not what takes the time, they are shares of the step's
   median by function (our own as *module, function*) and by package, from calls that were recorded.

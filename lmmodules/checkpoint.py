@@ -120,7 +120,10 @@ def read_snapshot(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = resolve_checkpoint(path)
     try:
         if file.suffix == WEIGHTS_SUFFIX:
-            snapshot = _snapshot_of_weights(file)
+            from safetensors import safe_open
+
+            with safe_open(file, framework="pt") as opened:
+                snapshot = _snapshot_in(opened.metadata())
         else:
             place = file / REST if is_sharded(file) else file
             snapshot = torch.load(place, map_location="cpu", weights_only=True, mmap=True)[SNAPSHOT_KEY]
@@ -165,19 +168,15 @@ def _read_weights(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        return {"state_dict": tensors, SNAPSHOT_KEY: _snapshot_of_weights(file)}
+            return {"state_dict": tensors, SNAPSHOT_KEY: _snapshot_in(opened.metadata())}
     except (SafetensorError, OSError) as error:
         raise InputError(f"`{file}` is truncated, damaged, or not a safetensors file ({error})") from error
 
 
-def _snapshot_of_weights(file: Path) -> Any:
+def _snapshot_in(header: Mapping[str, str] | None) -> Any:
     """What the header of a file of weights says of the network, if it says anything."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        header = opened.metadata() or {}
     try:
-        return json.loads(header.get(SNAPSHOT_KEY, "null"))
+        return json.loads((header or {}).get(SNAPSHOT_KEY, "null"))
     except ValueError:
         return None
 

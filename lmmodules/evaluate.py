@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from lmmodules.errors import InputError
 
 if TYPE_CHECKING:
     from lmmodules.data import CorpusDataModule, DataModule, Tokenizer
+    from lmmodules.objectives import Objective
 
 
 def main() -> None:
@@ -33,7 +35,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     import lightning as L
     from hydra.core.hydra_config import HydraConfig
 
-    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
     from lmmodules.models.floating_point import flush_denormals
     from lmmodules.run_directory import write_json
 
@@ -43,16 +44,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     directory = Path(HydraConfig.get().runtime.output_dir)
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
-    objective = load(config.checkpoint, device=config.device)
-    trained = read_snapshot(config.checkpoint)["config"]
-    evaluation = instantiate(config.evaluation, _convert_="all")
-    material: Any = load_tokenizer(config.checkpoint)
-    if getattr(evaluation, "reads_text", True):
-        make_data = evaluation_data if "_target_" in config.data else checkpoint_data
-        material = make_data(config, material, trained, objective.batch_type)
-    else:
-        _check_no_text_is_given(HydraConfig.get().overrides.task)
-    figures: dict[str, Any] = evaluation(objective, material)
+    evaluation, figures = score(config, config.checkpoint, overrides=HydraConfig.get().overrides.task)
 
     print_figures(figures, str(config.checkpoint))
     directory.mkdir(parents=True, exist_ok=True)
@@ -60,6 +52,38 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if hasattr(evaluation, "curves"):
         draw(evaluation.curves(figures), directory / "evaluation.png")
     return figures
+
+
+def score(
+    config: DictConfig,
+    checkpoint: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    prepare: Callable[[Objective], None] = lambda objective: None,
+) -> tuple[Any, dict[str, Any]]:
+    """Run an evaluation on a checkpoint.
+
+    Args:
+        config: Composed from `conf/evaluate.yaml`.
+        checkpoint: A checkpoint, or the directory of a run.
+        overrides: What somebody gave, none of which may choose text where the evaluation brings its own.
+        prepare: Changes the objective in place before it is scored.
+
+    Returns:
+        The evaluation, and its figures.
+    """
+    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
+
+    objective = load(checkpoint, device=config.device)
+    prepare(objective)
+    evaluation = instantiate(config.evaluation, _convert_="all")
+    material: Any = load_tokenizer(checkpoint)
+    if getattr(evaluation, "reads_text", True):
+        make_data = evaluation_data if "_target_" in config.data else checkpoint_data
+        material = make_data(config, material, read_snapshot(checkpoint)["config"], objective.batch_type)
+    else:
+        _check_no_text_is_given(overrides)
+    return evaluation, evaluation(objective, material)
 
 
 def _check_no_text_is_given(overrides: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.claims.base import Curve
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from lmmodules.train import Run
 
 OUTCOME = "outcome.json"
-ELSEWHERE = "runs=runs/again"
-"""The override by which a measurement gets out of the way of another."""
 WHICH_TEXT = ("data=", "data.path=", "data.suffixes=", "data.validation_fraction=", "data.max_length=")
 """Beginnings of the overrides that decide which text is held out, and in what pieces."""
 UNSEEN = ("callbacks.progress=null", "+trainer.enable_progress_bar=false", "callbacks.best=null")
@@ -149,12 +146,35 @@ class Trial:
             *overrides: What it does not share with the others.
         """
         asked = (*self.overrides, *overrides, f"seed={self.seed}")
-        directory = self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{fingerprint(asked)}"
+        directory = self.directory_of(arm, asked)
+        return self.finished(arm, directory, directory, lambda: _train(asked, directory))
+
+    def directory_of(self, arm: str, overrides: Sequence[str]) -> Path:
+        """Where a run leaves everything.
+
+        Args:
+            arm: Name of the run within the claim.
+            overrides: All of its own and of the seed.
+        """
+        return self.directory / f"{re.sub('[^0-9A-Za-z.]+', '_', arm)}-{fingerprint(overrides)}"
+
+    def finished(self, arm: str, directory: Path, kept: Path, train: Callable[[], None]) -> FinishedRun:
+        """A run at its end: as it lies there, or trained now.
+
+        Args:
+            arm: Name of the run within the claim.
+            directory: Where it leaves everything.
+            kept: The directory that is kept from other processes meanwhile.
+            train: Leaves `outcome.json` there.
+
+        Raises:
+            InputError: When another process writes there.
+        """
         if not (directory / OUTCOME).is_file():
             self.tell(arm, None)
-            with only_run_in(directory, ELSEWHERE):
+            with only_run_in(kept, "runs=runs/again"):
                 if not (directory / OUTCOME).is_file():  # another process may just have finished it
-                    _train(asked, directory)
+                    train()
         run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
         self.runs.append(run)
         self.tell(arm, run)
@@ -203,17 +223,9 @@ def _train(overrides: Sequence[str], directory: Path) -> None:
 
 
 def _evaluate(directory: Path, overrides: Sequence[str], prepare: Callable[[Objective], None]) -> dict[str, float]:
-    from lmmodules.checkpoint import load, load_tokenizer, read_snapshot
-    from lmmodules.evaluate import checkpoint_data, evaluation_data
+    from lmmodules.evaluate import score
 
-    config = compose_config("evaluate", *overrides)
-    objective = load(directory, device=config.device)
-    prepare(objective)
-    trained = read_snapshot(directory)["config"]
-    make_data = evaluation_data if "_target_" in config.data else checkpoint_data
-    data = make_data(config, load_tokenizer(directory), trained, objective.batch_type)
-    figures: dict[str, float] = instantiate(config.evaluation, _convert_="all")(objective, data)
-    return figures
+    return score(compose_config("evaluate", *overrides), directory, prepare=prepare)[1]
 
 
 def told_facts(run: Run) -> dict[str, str]:

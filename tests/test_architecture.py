@@ -66,7 +66,6 @@ ALLOWED = {
         "objectives",
         "plots",
         "run_directory",
-        "run_lock",
         "synthesis",
         "trial",
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmmodules.run_directory import write_json, write_text
-from lmmodules.run_lock import only_run_in
-from lmmodules.trial import ELSEWHERE, OUTCOME, UNSEEN, FinishedRun, Trial, fingerprint
+from lmmodules.trial import OUTCOME, UNSEEN, FinishedRun, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,19 +52,16 @@ class LaunchedTrial(Trial):
             RuntimeError: When the command fails; it ends with what was said last.
         """
         asked = (*self.overrides, *overrides, f"seed={self.seed}")
-        name = re.sub("[^0-9A-Za-z.]+", "_", arm)
-        directory = self.directory / f"{name}-{fingerprint(asked)}{f'-turn_{turn}' if turn else ''}"
-        if not (directory / OUTCOME).is_file():
-            self.tell(arm, None)
-            with only_run_in(self.directory, ELSEWHERE):  # the run keeps its own
-                shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
-                said = run_command("train", *asked, *UNSEEN, f"paths.output_dir={directory}", threads=threads)
-                write_text(directory / SAID, said)
-                write_json(directory / OUTCOME, _outcome(asked, directory, said, threads))
-        run = FinishedRun(arm, directory, json.loads((directory / OUTCOME).read_text()))
-        self.runs.append(run)
-        self.tell(arm, run)
-        return run
+        directory = self.directory_of(arm, asked)
+        directory = directory.with_name(f"{directory.name}{f'-turn_{turn}' if turn else ''}")
+
+        def train() -> None:
+            shutil.rmtree(directory, ignore_errors=True)  # of a run that was interrupted
+            said = run_command("train", *asked, *UNSEEN, f"paths.output_dir={directory}", threads=threads)
+            write_text(directory / SAID, said)
+            write_json(directory / OUTCOME, _outcome(asked, directory, said, threads))
+
+        return self.finished(arm, directory, self.directory, train)  # the run keeps its own
 
 
 def run_command(name: str, *overrides: str, threads: int = 1) -> str:

@@ -138,10 +138,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=sum_dtype, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
 
-        # Autocast does not reach products that write into a buffer, so its dtype is applied here by hand.
-        product_dtype = hidden.dtype
-        if torch.is_autocast_enabled(device.type) and sum_dtype == torch.float32:
-            product_dtype = torch.get_autocast_dtype(device.type)
+        product_dtype = vocabulary_parallel.product_dtype(hidden)
         with torch.autocast(device.type, enabled=False):
             inputs, projection = hidden.to(product_dtype), weight.to(product_dtype)
             offset = None if bias is None else bias.to(product_dtype)

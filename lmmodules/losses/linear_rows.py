@@ -52,9 +52,7 @@ class _LinearTokenCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         sum_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        product_dtype = hidden.dtype
-        if torch.is_autocast_enabled(device) and sum_dtype == torch.float32:
-            product_dtype = torch.get_autocast_dtype(device)
+        product_dtype = vocabulary_parallel.product_dtype(hidden)
         nats = torch.empty(labels.shape, dtype=sum_dtype, device=hidden.device)
         hits = torch.empty(labels.shape, dtype=torch.bool, device=hidden.device)
         with torch.autocast(device, enabled=False):

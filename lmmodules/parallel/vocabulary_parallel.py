@@ -193,8 +193,12 @@ def _score(logits: Tensor, labels: Tensor, part: _Part) -> _Scores:
     return _Scores(highest + sums.log(), told[:, 2].sum(0), hits, own, targets)
 
 
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """Type of the products: that of autocast, which does not reach into a function, where it is on."""
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Type of the products: that of autocast, which does not reach products within a function, where it is on.
+
+    Args:
+        hidden: The features.
+    """
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -214,7 +218,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         target_weight: float,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
-        sum_dtype, product_dtype = torch.promote_types(hidden.dtype, torch.float32), _product_dtype(hidden)
+        sum_dtype, dtype = torch.promote_types(hidden.dtype, torch.float32), product_dtype(hidden)
         needs_hidden, needs_weight, needs_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=sum_dtype, device=weight.device) if needs_weight else None
@@ -222,11 +226,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=sum_dtype, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            projection = weight.to(product_dtype)
-            offset = None if bias is None else bias.to(product_dtype)
+            projection = weight.to(dtype)
+            offset = None if bias is None else bias.to(dtype)
             for start in range(0, len(hidden), chunk_rows):
                 rows = slice(start, start + chunk_rows)
-                features = hidden[rows].to(product_dtype)
+                features = hidden[rows].to(dtype)
                 logits = F.linear(features, projection, offset).to(sum_dtype)
                 scores = _score(logits, labels[rows], part)
                 total += (scores.log_normaliser - target_weight * scores.label_logits).sum()
@@ -235,7 +239,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                     continue
                 softmax = logits.sub_(scores.log_normaliser[:, None]).exp_()
                 softmax.scatter_add_(1, scores.targets[:, None], -target_weight * scores.own[:, None].to(sum_dtype))
-                grad_logits = softmax.to(product_dtype)
+                grad_logits = softmax.to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad_logits @ projection
                 if grad_weight is not None:
@@ -268,21 +272,21 @@ class _RowCrossEntropy(torch.autograd.Function):
         part: _Part,
         chunk_rows: int,
     ) -> tuple[Tensor, Tensor]:
-        sum_dtype, product_dtype = torch.promote_types(hidden.dtype, torch.float32), _product_dtype(hidden)
+        sum_dtype, dtype = torch.promote_types(hidden.dtype, torch.float32), product_dtype(hidden)
         nats = torch.empty(labels.shape, dtype=sum_dtype, device=hidden.device)
         log_normaliser = torch.empty_like(nats)
         hits = torch.empty(labels.shape, dtype=torch.bool, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            projection = weight.to(product_dtype)
-            offset = None if bias is None else bias.to(product_dtype)
+            projection = weight.to(dtype)
+            offset = None if bias is None else bias.to(dtype)
             for start in range(0, len(labels), chunk_rows):
                 rows = slice(start, start + chunk_rows)
-                logits = F.linear(hidden[rows].to(product_dtype), projection, offset).to(sum_dtype)
+                logits = F.linear(hidden[rows].to(dtype), projection, offset).to(sum_dtype)
                 scores = _score(logits, labels[rows], part)
                 nats[rows] = scores.log_normaliser - scores.label_logits
                 log_normaliser[rows], hits[rows] = scores.log_normaliser, scores.hits
         ctx.save_for_backward(hidden, weight, bias, labels, log_normaliser)
-        ctx.start, ctx.chunk_rows, ctx.product_dtype = part.start, chunk_rows, product_dtype
+        ctx.start, ctx.chunk_rows, ctx.product_dtype = part.start, chunk_rows, dtype
         ctx.mark_non_differentiable(hits)
         return nats, hits
 
