@@ -50,6 +50,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def largest_tensor() -> type:
+    """A mode of PyTorch whose `elements` are those of the largest tensor made in it."""
+    mode: type = runpy.run_path(str(Path(__file__).parent / "largest_tensor.py"))["LargestTensor"]
+    return mode
+
+
+@pytest.fixture(scope="session")
 def write_wordnet() -> Callable[..., Path]:
     """Writes a WordNet of a few words into a directory."""
     write: Callable[..., Path] = runpy.run_path(str(Path(__file__).parent / "data/tiny_wordnet.py"))["write"]

@@ -164,7 +164,7 @@ FIM_MIDDLES = BetterMiddle(
             "data.max_length=256",
             "data.batch_size=16",
             "optimizer.lr=3e-3",
-            "max_steps=2000",
+            "max_steps=3000",
             "validate_every_steps=200",
             "trainer.limit_val_batches=20",
         ),
@@ -183,7 +183,7 @@ FIM_MIDDLES = BetterMiddle(
         ),
     },
     remarks=(
-        "Twice the context and nearly seven times the tokens of `for_free`, at the end of which a network of this size "
+        "Twice the context and ten times the tokens of `for_free`, at the end of which a network of this size "
         "has only begun to use the suffix. Gaps are 400 stretches of up to 80 characters, cut anywhere, and 400 whole "
         "lines of held-out text, the same for all runs; a figure is the loss of what stood there, behind the suffix "
         "and the prefix (SPM) or behind the prefix alone, with the end of text before it. Where a text is cut, it is "

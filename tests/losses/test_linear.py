@@ -53,19 +53,6 @@ def gradients(total: Tensor, leaves: list[Any]) -> list[Tensor]:
     return [grad.double() for grad in torch.autograd.grad(total, [leaf for leaf in leaves if leaf is not None])]
 
 
-class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation makes."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return result
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -321,19 +308,19 @@ def test_bfloat16_accumulates_over_chunks_in_float32() -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_never_holds_all_logits(train: bool) -> None:
+def test_never_holds_all_logits(train: bool, largest_tensor: type) -> None:
     rows, width, vocab_size = 600, 4, 500
     hidden = torch.randn(rows, width, requires_grad=train)
     weight = torch.randn(vocab_size, width, requires_grad=train)
     labels = torch.randint(0, vocab_size, (rows,))
-    with LargestTensor() as memory:
+    with largest_tensor() as made:
         total, _ = linear_cross_entropy(hidden, weight, labels, chunk_rows=32, label_smoothing=0.1)
         if train:
             total.backward()
-    assert memory.largest == 32 * vocab_size
-    with LargestTensor() as memory:
+    assert made.elements == 32 * vocab_size
+    with largest_tensor() as made:
         F.cross_entropy(F.linear(hidden, weight), labels)
-    assert memory.largest >= rows * vocab_size
+    assert made.elements >= rows * vocab_size
 
 
 class Products(TorchDispatchMode):
@@ -353,11 +340,11 @@ class Products(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-def test_chosen_chunks_are_small_for_a_large_vocabulary() -> None:
+def test_chosen_chunks_are_small_for_a_large_vocabulary(largest_tensor: type) -> None:
     hidden, weight = torch.randn(700, 2), torch.randn(50_000, 2)
-    with LargestTensor() as memory:
+    with largest_tensor() as made:
         linear_cross_entropy(hidden, weight, torch.zeros(700, dtype=torch.int64))
-    assert memory.largest == 350 * 50_000  # two chunks of one size
+    assert made.elements == 350 * 50_000  # two chunks of one size
 
 
 def test_chunks_are_of_one_size_and_one_buffer_serves_logits_and_softmax() -> None:

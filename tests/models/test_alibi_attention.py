@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmmodules.models import Alibi, KVCache, Transformer, alibi_attention, alibi_slopes
 from lmmodules.models.alibi_attention import FoldedBias, WholeSequence
@@ -351,26 +350,10 @@ def test_a_module_moved_to_bfloat16_keeps_its_bias(dtype):
     assert (decoder.to(dtype)(ids).float() - exact).norm() < 0.04 * exact.norm()
 
 
-class Largest(TorchDispatchMode):
-    """The most elements of any tensor that an operation made."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            # An expanded tensor has elements, but no memory for them.
-            if isinstance(tensor, torch.Tensor) and 0 not in tensor.stride():
-                self.elements = max(self.elements, tensor.numel())
-        return result
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", ["none", "padding", "documents"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_there_is_never_a_matrix_per_row_and_head(take, form, case, causal):
+def test_there_is_never_a_matrix_per_row_and_head(take, form, case, causal, largest_tensor):
     take(form)
     batch, heads, length = 5, 6, 160
     model = network(causal, num_layers=1).float()
@@ -380,15 +363,15 @@ def test_there_is_never_a_matrix_per_row_and_head(take, form, case, causal):
         inputs["attention_mask"] = (torch.arange(length) < 150).long().expand(batch, -1).contiguous()
     if case == "documents":
         inputs["document_ids"] = (torch.arange(length) > 30).long().expand(batch, -1).contiguous()
-    with Largest() as largest:
+    with largest_tensor() as made:
         model(ids, **inputs).square().sum().backward()
-    assert largest.elements < batch * heads * length * length
+    assert made.elements < batch * heads * length * length
     if causal and case != "documents" and form == "row":
-        assert largest.elements < heads * length * length, "and here not even one per head"
-    with Largest() as largest:
+        assert made.elements < heads * length * length, "and here not even one per head"
+    with largest_tensor() as made:
         scores = torch.zeros(batch, heads, length, length)
         scores.softmax(-1)
-    assert largest.elements == batch * heads * length * length, "it would be seen"
+    assert made.elements == batch * heads * length * length, "it would be seen"
 
 
 @pytest.mark.slow
