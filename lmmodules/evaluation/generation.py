@@ -12,6 +12,7 @@ from lmmodules.errors import InputError, check_whole_number
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.cache import KVCache
 from lmmodules.models.heads import LanguageModelHead
+from lmmodules.models.token_by_token import reader
 
 Stream = Callable[[list["int | None"]], None]
 """Receives, after every step, one new token per prompt, or `None` where a prompt's continuation has ended."""
@@ -111,7 +112,7 @@ def _write(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
     cache = KVCache.for_backbone(backbone, batch, limit)
-    logits = head.for_writing(embedding, batch, max_new_tokens)
+    read, logits = reader(backbone), head.for_writing(embedding, batch, max_new_tokens)
     written: list[list[int]] = [[] for _ in prompts]
     unfinished = set(range(batch))
     last = torch.arange(1, batch + 1, device=device) * length - 1  # the last position of each row
@@ -129,8 +130,7 @@ def _write(
             stream(news)
         if not unfinished or step == max_new_tokens - 1:
             break
-        end = cache.length + 1
-        hidden = backbone(tokens[:, None], attention_mask=None if mask is None else mask[:, :end], cache=cache)[:, 0]
+        hidden = read(tokens, cache, None if mask is None else mask[:, : cache.length + 1])
     return written
 
 

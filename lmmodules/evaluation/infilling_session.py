@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -13,6 +14,8 @@ from lmmodules.errors import check_whole_number
 from lmmodules.evaluation.generation import Choice, Writer
 from lmmodules.evaluation.infill import Middle, check_fills_in, context_room, infilling_prompt
 from lmmodules.models.cache import KVCache
+from lmmodules.models.heads import STEPS_WORTH_A_LAYOUT
+from lmmodules.models.token_by_token import Reader, reader
 
 
 class InfillingSession:
@@ -65,6 +68,7 @@ class InfillingSession:
         self.tokens_read = 0
         self._tokens: list[int] = []  # those in the cache
         self._cache = KVCache.for_backbone(model.backbone, 1, 0)
+        self._writing: tuple[Reader, Callable[[Tensor], Tensor]] | None = None
 
     @torch.inference_mode()
     def complete(
@@ -91,26 +95,34 @@ class InfillingSession:
             InputError: When an option is out of range, or the suffix is longer than the context.
         """
         check_whole_number("max_new_tokens", max_new_tokens, least=1)
-        backbone, head = self.model.backbone, self.model.head
-        cast(nn.Module, backbone).eval()
-        head.eval()
-        embedding = backbone.token_embedding.weight
+        embedding = self.model.backbone.token_embedding.weight
         room = context_room(self.model, self.max_length, max_new_tokens)
         prompt = infilling_prompt(self.tokenizer, self.sentinels, prefix, self.suffix, order=self.order, room=room)
         choose = Choice(temperature == 0.0, temperature, top_k, top_p)
         generator = None if seed is None else torch.Generator(embedding.device).manual_seed(seed)
 
+        read, logits = self._prepare()
         hidden = self._read(prompt, max_new_tokens)
         written: list[int] = []
         while True:
-            token = int(choose(head(hidden, embedding), generator))
+            token = int(choose(logits(hidden), generator))
             if token == self.sentinels.end:
                 return Middle(self.tokenizer.decode(written), True)
             written.append(token)
             if len(written) == max_new_tokens:
                 return Middle(self.tokenizer.decode(written), False)
             self._tokens.append(token)
-            hidden = backbone(torch.tensor([[token]], device=embedding.device), cache=self._cache)[:, 0]
+            hidden = read(torch.tensor([token], device=embedding.device), self._cache, None)
+
+    def _prepare(self) -> tuple[Reader, Callable[[Tensor], Tensor]]:
+        """What reads a token and what gives logits, made at the first key and kept for those to come."""
+        backbone, head = self.model.backbone, self.model.head
+        cast(nn.Module, backbone).eval()
+        head.eval()
+        if self._writing is None:
+            embedding = backbone.token_embedding.weight
+            self._writing = reader(backbone), head.for_writing(embedding, 1, STEPS_WORTH_A_LAYOUT)
+        return self._writing
 
     def _read(self, prompt: list[int], max_new_tokens: int) -> Tensor:
         """The state of the last token of a prompt, (1, D), after reading what the cache does not hold."""

@@ -39,14 +39,14 @@ class MLP(nn.Module):
         self.up = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.gate = nn.Linear(hidden_size, intermediate_size, bias=bias) if activation == "swiglu" else None
         self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
-        self._activate = ACTIVATIONS[activation]
+        self.activate = ACTIVATIONS[activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) to (..., D)."""
         if self.gate is None:
-            inner = self._activate(self.up(hidden))
+            inner = self.activate(self.up(hidden))
         else:
-            inner = self._activate(self.gate(hidden)) * self.up(hidden)
+            inner = self.activate(self.gate(hidden)) * self.up(hidden)
         return self.down(inner)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:

@@ -238,6 +238,39 @@ class Transformer(nn.Module):
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("`input_ids` or `inputs_embeds` must be given, and not both")
         embeddings = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden, visibility, rotation = self.prepare(
+            embeddings,
+            attention_mask=attention_mask,
+            document_ids=document_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            cache=cache,
+        )
+        last = self.num_layers - 1
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, visibility, rotation, cache, layer, rows if layer == last else None)
+        if cache is not None:
+            cache.advance(embeddings.shape[1])
+        return self.final_norm(hidden)  # type: ignore[no-any-return]
+
+    def prepare(
+        self,
+        embeddings: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Tensor, Visibility, tuple[Tensor, Tensor] | None]:
+        """What the first block receives, and what all blocks are told: see `forward` for the arguments.
+
+        Returns:
+            Hidden states (B, T, D), who sees whom, and the rotation of queries and keys, if there is one.
+
+        Raises:
+            InputError: When a sequence is longer than `max_length`, or the arguments contradict each other.
+        """
         length, start = embeddings.shape[1], 0 if cache is None else cache.length
         check_length(start + length, self.max_length)
         self._check_masks(embeddings, attention_mask, document_ids, cache)
@@ -256,13 +289,7 @@ class Transformer(nn.Module):
                 length, positions.end, causal=self.causal, device=hidden.device, dtype=_compute_dtype(hidden)
             ),
         )
-        rotation = self.position.rotation(positions, self.head_dim, hidden)
-        last = self.num_layers - 1
-        for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, visibility, rotation, cache, layer, rows if layer == last else None)
-        if cache is not None:
-            cache.advance(length)
-        return self.final_norm(hidden)  # type: ignore[no-any-return]
+        return hidden, visibility, self.position.rotation(positions, self.head_dim, hidden)
 
     def _embed(self, embeddings: Tensor, token_type_ids: Tensor | None, positions: Positions) -> Tensor:
         if self.token_type_embedding is not None:
@@ -272,7 +299,9 @@ class Transformer(nn.Module):
             raise InputError(
                 "`num_token_types` is 0, but the batch has `token_type_ids`; use `model.num_token_types=2`"
             )
-        embeddings = self.dropout(self.embedding_norm(self.position.embed(embeddings, positions)))
+        embeddings = self.embedding_norm(self.position.embed(embeddings, positions))
+        if self.training:
+            embeddings = self.dropout(embeddings)
         return self.embedding_projection(embeddings)  # type: ignore[no-any-return]
 
     def _check_masks(
