@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from lmmodules.command import conf_directory, input_error
 from lmmodules.errors import InputError
+from lmmodules.fitting_parts import match_tokenizer
 from lmmodules.train import Run, assemble
 
 
@@ -32,12 +33,17 @@ def compose(*overrides: str, directory: str | None = None) -> Run:
         with open_dict(config):
             # Interpolations such as the time of day are settled once, not each time they are read.
             config.paths.output_dir = directory or config.paths.output_dir
+        match_tokenizer(config, overrides)
         return assemble(config)
 
 
 @contextmanager
 def wrong_input_raised() -> Iterator[None]:
-    """Raise as `InputError` what the command would have told in one sentence."""
+    """Raise as `InputError` what the command would have told in one sentence.
+
+    Raises:
+        InputError: With the sentence of the command.
+    """
     try:
         yield
     except Exception as error:

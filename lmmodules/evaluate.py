@@ -31,6 +31,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         The figures.
+
+    Raises:
+        InputError: When there is no `checkpoint`.
     """
     import lightning as L
     from hydra.core.hydra_config import HydraConfig

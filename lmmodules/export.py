@@ -49,6 +49,9 @@ def export(config: DictConfig) -> None:
 
     Args:
         config: Composed from `conf/export.yaml`.
+
+    Raises:
+        InputError: When `checkpoint` or `output` is missing.
     """
     for key in ("checkpoint", "output"):
         if config[key] is None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lmmodules.command import missing_value
+from lmmodules.command import conf_directory, missing_value
 from lmmodules.errors import InputError, check_whole_number
 from lmmodules.network import is_wrapped
 
@@ -72,8 +76,44 @@ def check_strategy(config: DictConfig) -> None:
     check_divides({name: config.model[name] for name in names if config.model.get(name)}, ranks)
 
 
+def match_tokenizer(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Leave out what an experiment says of its own tokenizer where another was chosen: its size, say, or its name.
+
+    Args:
+        config: Whose `tokenizer` may hold options of another one.
+        overrides: Those of the command line, which says nothing in vain.
+
+    Raises:
+        InputError: When the command line sets an option that the chosen tokenizer does not have.
+    """
+    node = config.tokenizer
+    options = inspect.signature(get_object(node._target_)).parameters
+    if any(option.kind is inspect.Parameter.VAR_KEYWORD for option in options.values()):
+        return
+    foreign = {name for name in node if not str(name).startswith("_") and name not in options}
+    for name in foreign & _tokenizer_options():
+        override = next((given for given in overrides if re.match(rf"\+{{0,2}}tokenizer\.{name}=", given)), None)
+        if override is not None:
+            raise InputError(
+                f"`tokenizer.{name}` must be left out, since `tokenizer={chosen('tokenizer') or node._target_}` has no "
+                f"such option, but `{override}` was given; choose another `tokenizer` to use it"
+            )
+        with open_dict(config):
+            del node[name]
+
+
+def _tokenizer_options() -> set[str]:
+    """The options of all tokenizers there are."""
+    files = (conf_directory() / "tokenizer").glob("*.yaml")
+    return {str(name) for file in files for name in OmegaConf.load(file)}
+
+
 def match_vocabulary(config: DictConfig, data: DataModule) -> None:
-    """Give the model the tokenizer's vocabulary, or check that it is large enough."""
+    """Give the model the tokenizer's vocabulary, or check that it is large enough.
+
+    Raises:
+        InputError: When it is not.
+    """
     if config.model.vocab_size is None:
         config.model.vocab_size = data.vocab_size
     elif config.model.vocab_size < data.vocab_size:

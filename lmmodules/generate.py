@@ -35,6 +35,9 @@ def generate(config: DictConfig) -> list[str]:
 
     Returns:
         The continuations, or the middles.
+
+    Raises:
+        InputError: When what is given does not go together, is missing, or cannot write.
     """
     from lmmodules.checkpoint import load, load_tokenizer
     from lmmodules.evaluation.prompted_model import PromptedModel

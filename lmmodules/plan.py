@@ -60,7 +60,11 @@ class Plan:
 
     @property
     def layout(self) -> Layout:
-        """How the devices share the run."""
+        """How the devices share the run.
+
+        Raises:
+            InputError: When they cannot be shared out evenly.
+        """
         strategy = self.config.trainer.strategy
         kind = str(strategy._target_).rpartition(".")[2] if OmegaConf.is_dict(strategy) else ""
         if kind not in ("MeshStrategy", "FSDP2Strategy"):
@@ -115,7 +119,8 @@ def plan_run(config: DictConfig) -> Plan:
     objective_class: type[Objective] = get_class(config.objective._target_)
     objective_class.check_backbone(config.model.causal, chosen("model") or config.model._target_)
     if config.model.vocab_size is None:
-        config.model.vocab_size = config.tokenizer.vocab_size
+        size = config.tokenizer.get("vocab_size")  # of one that is yet to be trained; others know theirs
+        config.model.vocab_size = instantiate(config.tokenizer).vocab_size if size is None else size
     length, batch_size = int(config.data.max_length), int(config.data.batch_size)
     if config.data.get("batch_tokens"):
         batch_size = max(1, int(config.data.batch_tokens) // length)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from lmmodules.command import run_command
 from lmmodules.errors import InputError
-from lmmodules.fitting_parts import check, chosen
+from lmmodules.fitting_parts import check, chosen, match_tokenizer
 from lmmodules.plan import Plan, plan_run
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def preview(config: DictConfig) -> None:
 
     with open_dict(config):
         config.paths.output_dir = HydraConfig.get().runtime.output_dir
+    match_tokenizer(config, list(HydraConfig.get().overrides.task))
     check(config)
     plan = plan_run(config)
     console = Console()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import importlib
 import os
 import sys
 import warnings
@@ -13,6 +13,7 @@ from typing import TextIO
 
 from lmmodules.command import RANK_VARIABLES, is_first_process
 
+_fcntl = importlib.import_module("fcntl") if os.name == "posix" else None
 WARNINGS_FILE = "warnings.txt"
 """In the directory of a run of several processes that gave warnings, each with the rank that gave it first."""
 
@@ -53,7 +54,8 @@ def _is_first_to_say(path: Path, rank: str, text: str) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if _fcntl is not None:
+                _fcntl.flock(file, _fcntl.LOCK_EX)
             file.seek(0)
             if text in file.read():
                 return False

@@ -200,6 +200,9 @@ def draw(config: DictConfig, questions: Sequence[Question], console: Console) ->
         config: See `solve`.
         questions: To be drawn.
         console: Where to print.
+
+    Raises:
+        InputError: When there are fewer than three questions.
     """
     from lmmodules.synthesis.clusters import draw_clusters, neighbours_of_the_course
 

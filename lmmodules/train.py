@@ -22,6 +22,7 @@ from lmmodules.fitting_parts import (
     chosen,
     match_checkpoint,
     match_objective,
+    match_tokenizer,
     match_vocabulary,
     resume_file,
 )
@@ -95,7 +96,11 @@ def train(config: DictConfig) -> float | None:
 
 
 def train_in(directory: Path, config: DictConfig) -> float | None:
-    """Train in a directory that is settled, or go on there after the scheduler has taken the machine away."""
+    """Train in a directory that is settled, or go on there after the scheduler has taken the machine away.
+
+    Raises:
+        InputError: When another run is there.
+    """
     config.resume = checkpoint_before_restart(directory) or config.resume
     check(config)
 
@@ -107,11 +112,13 @@ def train_in(directory: Path, config: DictConfig) -> float | None:
             f"`paths.output_dir` must not hold another run, but `{directory}` does; use `resume={directory}` to go on "
             "with it, or another directory"
         )
+    overrides = list(HydraConfig.get().overrides.task)
+    match_tokenizer(config, overrides)
     run = assemble(config)
     if run.trainer.is_global_zero:
         for name, fact in run.data.describe().items():
             log.info(f"{name}: {fact}")
-        write_configuration(run.directory, config, list(HydraConfig.get().overrides.task))
+        write_configuration(run.directory, config, overrides)
     summary = run.fit()
     if run.trainer.is_global_zero:
         print_report(run, summary)
@@ -124,6 +131,9 @@ def told_where_to_go_on(run: Run) -> Iterator[None]:
     """When a run is stopped from outside, say how to go on, and exit as a stopped process does.
 
     Lightning ends training at Ctrl-C and SIGTERM by itself, without a word and, at SIGTERM, as if all were done.
+
+    Raises:
+        SystemExit: With 143 after SIGTERM and 130 after Ctrl-C.
     """
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -195,7 +205,11 @@ def assemble(config: DictConfig) -> Run:
 
 
 def build_data(config: DictConfig) -> DataModule:
-    """The data module, prepared: tokenizer trained or loaded, tokens stored."""
+    """The data module, prepared: tokenizer trained or loaded, tokens stored.
+
+    Raises:
+        InputError: When the data does not fit the objective or the model.
+    """
     from lmmodules.batch import provides
 
     data: DataModule = instantiate(config.data, _convert_="all")

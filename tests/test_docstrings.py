@@ -139,6 +139,20 @@ def test_arguments_are_those_of_the_signature(path: Path) -> None:
         assert expected is None or names == expected, item.name
 
 
+@BY_FILE
+def test_errors_are_told(path: Path) -> None:
+    for item in walk(path):
+        if isinstance(item.node, Function):
+            raised = {
+                ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+                for node in ast.walk(item.node)
+                if isinstance(node, ast.Raise) and node.exc is not None
+            }
+            told = section(item.doc, "Raises") or ""
+            for name in raised & {"InputError", "OSError", "FloatingPointError", "SystemExit"}:
+                assert f"    {name}: " in told, f"{item.name} raises {name} and does not say so"
+
+
 def test_a_class_that_takes_something_says_what() -> None:
     for item in ALL:
         if isinstance(item.node, ast.ClassDef) and any(

@@ -7,7 +7,7 @@ from omegaconf import open_dict
 
 from lmmodules.composition import compose_config
 from lmmodules.errors import InputError
-from lmmodules.fitting_parts import check, check_strategy
+from lmmodules.fitting_parts import check, check_strategy, match_tokenizer
 
 TENSOR = "strategy=tensor_parallel"
 
@@ -51,3 +51,44 @@ def test_a_vocabulary_that_the_tokenizer_settles() -> None:
         config.model.vocab_size = 301
     with pytest.raises(InputError, match=r"use `model\.vocab_size=302`"):
         check_strategy(config)
+
+
+class TestAnotherTokenizer:
+    """What an experiment says of its own tokenizer goes with it."""
+
+    def settled(self, *overrides: str) -> dict[str, object]:
+        config = compose_config("train", "max_steps=4", *overrides)
+        match_tokenizer(config, overrides)
+        return dict(config.tokenizer)
+
+    @pytest.mark.parametrize("experiment", ["glue_rte", "p_tuning_lama", "roberta", "bert_base", "cline"])
+    @pytest.mark.parametrize(
+        "choice",
+        [
+            {"tokenizer": "checkpoint", "tokenizer.path": "runs/mine"},
+            {"tokenizer": "hub", "tokenizer.name": "gpt2"},
+            {"tokenizer": "wordpiece", "tokenizer.vocab_size": 300},
+        ],
+        ids=lambda choice: choice["tokenizer"],
+    )
+    def test_takes_the_place_of_that_of_an_experiment(self, experiment: str, choice: dict[str, object]) -> None:
+        overrides = [f"{name}={value}" for name, value in choice.items()]
+        alone = self.settled(*overrides)
+        found = self.settled(f"experiment={experiment}", *overrides)
+        assert found.keys() == alone.keys()
+        for name, value in choice.items():
+            assert found.get(name.partition(".")[2], value) == value
+
+    def test_keeps_what_it_knows(self) -> None:
+        assert self.settled("experiment=roberta", "tokenizer=wordpiece")["vocab_size"] == 2048
+
+    def test_what_the_command_line_says_is_not_left_out_silently(self) -> None:
+        with pytest.raises(
+            InputError, match=r"`tokenizer\.vocab_size` must be left out, since `tokenizer=.*checkpoint"
+        ):
+            self.settled(
+                "experiment=roberta", "tokenizer=checkpoint", "tokenizer.path=runs/mine", "tokenizer.vocab_size=9"
+            )
+
+    def test_what_no_tokenizer_knows_stays_to_be_refused(self) -> None:
+        assert "vocab_sise" in self.settled("+tokenizer.vocab_sise=9")

@@ -18,7 +18,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lmmodules import plots
-from lmmodules.composition import compose_config
+from lmmodules.composition import compose_config, wrong_input_raised
+from lmmodules.data import ByteLevelBPE, TextFiles
 from lmmodules.errors import InputError
 from lmmodules.objectives import LanguageModel
 from lmmodules.plan import Plan, SavedBytes, number_of_devices, plan_run
@@ -104,6 +105,14 @@ class TestParameters:
     def test_the_vocabulary_is_that_of_the_tokenizer_unless_the_model_has_one(self) -> None:
         found = plan("model.vocab_size=null", "tokenizer.vocab_size=777")
         assert found.objective.backbone.vocab_size == 777
+
+    def test_a_tokenizer_that_is_there_tells_its_vocabulary(self, tmp_path: Path, texts: Path) -> None:
+        tokenizer = ByteLevelBPE(290).train(TextFiles(texts))
+        (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+        found = plan("model.vocab_size=null", "tokenizer=file", f"tokenizer.path={tmp_path}/tokenizer.json")
+        assert found.objective.backbone.vocab_size == tokenizer.vocab_size
+        with pytest.raises(InputError, match="nowhere"), wrong_input_raised():
+            plan("model.vocab_size=null", "tokenizer=file", "tokenizer.path=nowhere.json")
 
     def test_the_parts_of_the_table_add_up(self) -> None:
         found = plan("objective=masked_lm", "model=encoder_tiny", "position=learned")

@@ -63,7 +63,11 @@ class RankZeroLogging(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count, and at the end of an interval collect, reduce and write."""
+        """Count, and at the end of an interval collect, reduce and write.
+
+        Raises:
+            FloatingPointError: When the loss is no longer a number.
+        """
         collect = getattr(pl_module, "collect_training_metrics", None)
         if collect is None and outputs is not None:
             self._losses.add({"loss": Term(outputs["loss"] if isinstance(outputs, Mapping) else outputs, 1)})

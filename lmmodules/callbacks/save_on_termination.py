@@ -77,7 +77,11 @@ class SaveOnTermination(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Compare notes, and act on them."""
+        """Compare notes, and act on them.
+
+        Raises:
+            SIGTERMException: When a rank was told to end, after the checkpoint is written.
+        """
         step = trainer.global_step
         if step == self._last_step:
             return

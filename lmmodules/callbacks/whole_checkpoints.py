@@ -31,6 +31,9 @@ class WholeCheckpoints(TorchCheckpointIO):
             checkpoint: What to save.
             path: The file; a URL of a remote store is left to Lightning.
             storage_options: Not used for files.
+
+        Raises:
+            OSError: When the disk is full; what was there before stays.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, str(path), storage_options)

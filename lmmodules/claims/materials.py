@@ -11,7 +11,7 @@ MATERIALS: dict[str, str] = {
     "LMM_MINILM": "the folder of MiniLM, a trained encoder, see docs/fine_tuning.md",
     "LMM_WORDNET": "a directory of WordNet 3.x, see docs/papers/cline.md",
     "LMM_LAMA": "a directory of LAMA's relations, see docs/papers/p_tuning.md",
-    "LMM_SMOLLM2": "SmolLM2-135M, a folder or a GGUF file, see docs/models.md",
+    "LMM_SMOLLM2": "SmolLM2-135M-Instruct, a folder or a GGUF file, see docs/running.md",
     "LMM_MATH_COURSES": "the course questions of Drori et al., see docs/papers/program_synthesis.md",
 }
 """What each is and where it is told how to get it, by the environment variable that holds its path.

@@ -207,7 +207,11 @@ class DataModule(L.LightningDataModule, ABC):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the text."""
+        """The tokenizer of the text.
+
+        Raises:
+            InputError: Before `prepare`.
+        """
         if self._tokenizer is None:
             raise InputError("the tokenizer is trained by `prepare()`, which must be called before it is used")
         return self._tokenizer

@@ -74,7 +74,11 @@ class CorrectionViews(Transform):
         return bound
 
     def block_length(self, max_length: int) -> int:
-        """One position is taken by `<s>`."""
+        """One position is taken by `<s>`.
+
+        Raises:
+            InputError: When crops leave nothing.
+        """
         length = self.masking.block_length(max_length)
         if int(self.crop_share * length) < 1:
             raise InputError(

@@ -143,7 +143,11 @@ class HuggingFaceDataset(Corpus):
         self._dataset: Any = None
 
     def documents(self) -> Iterator[str]:
-        """The texts of the column; rows without any are left out."""
+        """The texts of the column; rows without any are left out.
+
+        Raises:
+            InputError: When the column holds something other than text.
+        """
         for row in self._load().select_columns([self.text_column]):
             text = row[self.text_column]
             if text is None:

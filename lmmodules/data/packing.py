@@ -137,7 +137,11 @@ class DocumentPacking(Packing):
         self.split_long = split_long
 
     def windows(self, store: TokenStore, tokenizer: Tokenizer, *, length: int, stride: int, seed: int = 0) -> Windows:
-        """As many texts as documents."""
+        """As many texts as documents.
+
+        Raises:
+            InputError: When a document is longer than a block and may not be split.
+        """
         windows = _CutTexts(np.asarray(store.offsets), length, stride)
         if windows.num_split and not self.split_long:
             longest = int(np.diff(store.offsets).max())

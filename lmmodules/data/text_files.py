@@ -91,7 +91,11 @@ class TextFiles(Corpus):
         self.files = self._find()
 
     def documents(self) -> Iterator[str]:
-        """The documents of all files."""
+        """The documents of all files.
+
+        Raises:
+            InputError: When a compressed file is damaged.
+        """
         self._skipped = []
         for file in self.files:
             kind, compression = kind_and_compression(file)

@@ -70,7 +70,11 @@ class Alibi(PositionScheme):
         )
 
     def check(self, *, hidden_size: int, num_heads: int, head_dim: int) -> None:
-        """One slope per query head."""
+        """One slope per query head.
+
+        Raises:
+            InputError: When there are more or fewer.
+        """
         if self.num_heads != num_heads:
             raise InputError(
                 f"`num_heads` of ALiBi must be that of the model ({num_heads}), but is {self.num_heads}; "

@@ -122,7 +122,11 @@ class KVCache:
         self._views = None
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Forget all but the first `length` tokens.
+
+        Raises:
+            InputError: When there are not so many.
+        """
         if not 0 <= length <= self.length:
             raise InputError(f"`length` must be between 0 and the {self.length} cached tokens, but is {length}")
         self.length = length

@@ -152,7 +152,11 @@ class Learned(PositionScheme):
         self.table = nn.Embedding(max_length + offset, hidden_size)
 
     def check(self, *, hidden_size: int, num_heads: int, head_dim: int) -> None:
-        """The vectors must have the size of the embeddings they are added to."""
+        """The vectors must have the size of the embeddings they are added to.
+
+        Raises:
+            InputError: When they do not fit.
+        """
         if self.table.embedding_dim != hidden_size:
             raise InputError(
                 f"`hidden_size` of the learned positions must be that of the model ({hidden_size}), but is "
@@ -218,7 +222,11 @@ class Rotary(PositionScheme):
         self._tables = AngleTables(theta)
 
     def check(self, *, hidden_size: int, num_heads: int, head_dim: int) -> None:
-        """Dimensions are rotated in pairs."""
+        """Dimensions are rotated in pairs.
+
+        Raises:
+            InputError: When they do not fit.
+        """
         if head_dim % 2:
             raise InputError(
                 f"`head_dim` must be even with rotary positions, but is {head_dim}; use another `model.num_heads` "

@@ -53,7 +53,11 @@ class RelativeBias(PositionScheme):
         self.table = nn.Embedding(num_buckets, num_heads)
 
     def check(self, *, hidden_size: int, num_heads: int, head_dim: int) -> None:
-        """One bias per query head, and absolute positions of the size of the embeddings."""
+        """One bias per query head, and absolute positions of the size of the embeddings.
+
+        Raises:
+            InputError: When they do not fit.
+        """
         if self.num_heads != num_heads:
             raise InputError(
                 f"`num_heads` of the relative positions must be that of the model ({num_heads}), but is "

@@ -121,7 +121,11 @@ class PTuning(LanguageModel):
         self.head.requires_grad_(self.tunes_head)
 
     def on_fit_start(self) -> None:
-        """Refuse choices between texts, whose batches have one more dimension; see also `Objective`."""
+        """Refuse choices between texts, whose batches have one more dimension; see also `Objective`.
+
+        Raises:
+            InputError: When the data asks for a choice.
+        """
         super().on_fit_start()
         batch_type = getattr(getattr(self.trainer, "datamodule", None), "batch_type", self.batch_type)
         if batch_type is PromptChoiceBatch and self.batch_type is not PromptChoiceBatch:

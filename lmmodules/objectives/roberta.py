@@ -70,7 +70,11 @@ class RoBERTa(MaskedLM):
             self.perplexity_term = "masked_lm"  # of the tokens alone
 
     def losses(self, batch: MaskedBatch) -> dict[str, Term]:
-        """Cross-entropy (nats) and accuracy at the selected positions; with pairs, those of their relation as well."""
+        """Cross-entropy (nats) and accuracy at the selected positions; with pairs, those of their relation as well.
+
+        Raises:
+            InputError: When pairs are asked for and the batch has none.
+        """
         if self.next_sentence_head is None:
             return super().losses(batch)
         if "next_sentence_labels" not in batch:

@@ -266,7 +266,11 @@ class WarmupStableDecay(Decay):
             )
 
     def curve(self, step: int, warmup_steps: int, max_steps: int) -> float:
-        """One on the plateau, then the shape."""
+        """One on the plateau, then the shape.
+
+        Raises:
+            InputError: When warmup and decay are longer than the run.
+        """
         if self.decay_steps is not None:
             decay_steps = self.decay_steps
         else:
