@@ -43,6 +43,20 @@ def check_whole_number(name: str, value: object, *, least: int, of: str = "", re
         )
 
 
+def check_seed(value: object) -> None:
+    """Refuse what cannot start all generators of random numbers.
+
+    Args:
+        value: Of `seed`, as given.
+
+    Raises:
+        InputError: When it is no whole number, negative, or of more than 32 bits.
+    """
+    check_whole_number("seed", value, least=0, remedy="seed=0")
+    if isinstance(value, int) and value >= 2**32:
+        raise InputError(f"`seed` must be less than 2^32, as numpy has it, but is {value}; use `seed=0`")
+
+
 def check_number(name: str, value: object, *, least: float, remedy: str) -> None:
     """Refuse what is not a finite number, or is too small.
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmmodules.command import missing_value, quiet_lightning, run_command
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_seed
 
 if TYPE_CHECKING:
     from lmmodules.data import CorpusDataModule, DataModule, Tokenizer
@@ -43,6 +43,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     if config.checkpoint is None:
         raise InputError(missing_value("checkpoint"))
+    check_seed(config.seed)
     flush_denormals()
     directory = Path(HydraConfig.get().runtime.output_dir)
     quiet_lightning()

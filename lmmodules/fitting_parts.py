@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lmmodules.command import conf_directory, missing_value
-from lmmodules.errors import InputError, check_whole_number
+from lmmodules.errors import InputError, check_seed, check_whole_number
 from lmmodules.network import is_wrapped
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check(config: DictConfig) -> None:
     for name in ("max_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
         check_whole_number(name, config[name], least=1, of="optimizer steps")
     check_whole_number("trainer.accumulate_grad_batches", config.trainer.accumulate_grad_batches, least=1)
-    check_whole_number("seed", config.seed, least=0)
+    check_seed(config.seed)
     if (
         str(config.trainer.precision) == "16-mixed"
         and config.optimizer.get("fused")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from lmmodules.command import missing_value, run_command
-from lmmodules.errors import InputError, check_whole_number
+from lmmodules.errors import InputError, check_seed, check_whole_number
 
 if TYPE_CHECKING:
     from lmmodules.data import Tokenizer
@@ -54,8 +54,9 @@ def generate(config: DictConfig) -> list[str]:
     for key in ("checkpoint",) if fills_in else ("checkpoint", "prompt"):
         if config[key] is None:
             raise InputError(missing_value(key))
-    for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("seed", 0)):
+    for name, least in (("num_samples", 1), ("max_new_tokens", 1)):
         check_whole_number(name, config[name], least=least)
+    check_seed(config.seed)
     if config.max_length is not None:
         check_whole_number("max_length", config.max_length, least=1)
     flush_denormals()  # before torch starts its threads

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lmmodules.command import missing_value, run_command
-from lmmodules.errors import InputError, check_whole_number
+from lmmodules.errors import InputError, check_seed, check_whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,7 @@ def solve(config: DictConfig) -> dict[str, Any]:
 
     flush_denormals()  # before torch starts its threads
     console = Console(highlight=False)
-    check_whole_number("seed", config.seed, least=0, remedy="seed=0")
+    check_seed(config.seed)
     questions = questions_asked(config)
     if config.clusters:
         return draw(config, questions, console)

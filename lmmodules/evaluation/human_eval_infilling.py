@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number
 from lmmodules.evaluation.infill import Middle
 from lmmodules.evaluation.pass_at_k import pass_at_k
 from lmmodules.evaluation.sandbox import Sandbox
@@ -122,13 +122,16 @@ class HumanEvalInfilling:
         run_programs: bool = False,
         timeout_seconds: float = 3.0,
     ) -> None:
+        check_whole_number("num_samples", num_samples, least=1)
+        if max_tasks is not None:
+            check_whole_number("max_tasks", max_tasks, least=1, remedy="evaluation.human_eval.max_tasks=null")
+        if isinstance(k, int) or not all(isinstance(attempts, int) for attempts in k):
+            raise InputError(f"`k` must be a list of whole numbers, but is {k}; use `evaluation.human_eval.k=[1]`")
         if not len(k) or max(k) > num_samples or min(k) < 1:
             raise InputError(
                 f"`k` must lie between 1 and `num_samples` ({num_samples}), but is {list(k)}; "
                 f"use `evaluation.human_eval.num_samples={max([*k, 1])}`"
             )
-        if max_tasks is not None and max_tasks < 1:
-            raise InputError(f"`max_tasks` must be at least 1, but is {max_tasks}; use `null` for all")
         if path is not None and not run_programs:
             raise InputError(
                 "HumanEval runs programs that the model wrote, isolated where the system can (see "

@@ -10,7 +10,7 @@ import numpy as np
 from lmmodules.data.fim_sentinels import Order, Sentinels, check_order
 from lmmodules.errors import InputError, check_whole_number
 from lmmodules.evaluation.gaps import KINDS, Gap, gaps_of, similarity
-from lmmodules.evaluation.generation import Writer, generate
+from lmmodules.evaluation.generation import Choice, Writer, generate
 from lmmodules.evaluation.human_eval_infilling import HumanEvalInfilling
 from lmmodules.evaluation.infill import Middle, check_fills_in, infill_batch, infilling_prompt
 from lmmodules.evaluation.middle_loss import middle_loss
@@ -69,6 +69,7 @@ class Infilling:
             ("batch_size", batch_size),
         ):
             check_whole_number(name, value, least=1)
+        Choice(False, temperature, None, top_p)  # refuses what nothing can be drawn by
         self.num_gaps = num_gaps
         self.max_gap = max_gap
         self.max_new_tokens = max_new_tokens

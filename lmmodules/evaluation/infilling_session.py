@@ -24,7 +24,7 @@ class InfillingSession:
     Keys and values of the prompt are kept, and of the next prompt only what differs is read. In the order `spm` the
     suffix stands first and is read once; then each key costs the tokens it adds. In the order `psm` the suffix stands
     behind the prefix and has to be read again after every key. What the model writes is kept too: accepting it costs
-    nothing.
+    nothing. After the model has learned on, a new session is due.
 
     Args:
         model: See `lmmodules.evaluation.infill`.

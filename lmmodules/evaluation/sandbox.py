@@ -100,7 +100,7 @@ class Sandbox:
     def __init__(
         self, timeout_seconds: float = 3.0, memory_bytes: int = 4 * 1024**3, output_bytes: int = 1024**2
     ) -> None:
-        if timeout_seconds <= 0:
+        if not isinstance(timeout_seconds, int | float) or not timeout_seconds > 0:
             raise InputError(f"`timeout_seconds` must be positive, but is {timeout_seconds}")
         self.limits = Limits(timeout_seconds, memory_bytes, output_bytes=output_bytes)
         self._protection: Protection | None = None

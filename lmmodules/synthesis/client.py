@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lmmodules.errors import InputError, check_number, check_whole_number
+from lmmodules.errors import InputError, check_number, check_seed, check_whole_number
 from lmmodules.evaluation.stops import until
 
 
@@ -37,7 +37,7 @@ class Decoding:
     def __post_init__(self) -> None:
         check_whole_number("max_new_tokens", self.max_new_tokens, least=1, remedy="max_new_tokens=256")
         check_number("temperature", self.temperature, least=0, remedy="temperature=0")
-        check_whole_number("seed", self.seed, least=0, remedy="seed=0")
+        check_seed(self.seed)
         if self.top_p is not None and not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
             raise InputError(f"`top_p` must be above 0 and at most 1, but is {self.top_p}; use `top_p=null`")
 

@@ -97,8 +97,17 @@ def test_refusals(tasks: Path, tmp_path: Path) -> None:
         read_tasks(tasks, "lines")
     with pytest.raises(InputError, match=r"`k` must lie between 1 and `num_samples` \(1\), but is \[10\]"):
         HumanEvalInfilling(k=[10])
-    with pytest.raises(InputError, match="`max_tasks` must be at least 1"):
+    with pytest.raises(InputError, match="`max_tasks` must be a whole number, at least 1, but is 0"):
         HumanEvalInfilling(max_tasks=0)
+    with pytest.raises(InputError, match=r"`max_tasks` must be a whole number, at least 1, but is 1\.5"):
+        HumanEvalInfilling(max_tasks=1.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"`num_samples` must be a whole number, at least 1, but is 1\.5"):
+        HumanEvalInfilling(num_samples=1.5)  # type: ignore[arg-type]
+    for attempts in (1, [1.5]):
+        with pytest.raises(InputError, match=r"`k` must be a list of whole numbers, but is .*; use `evaluation"):
+            HumanEvalInfilling(k=attempts, num_samples=2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="`timeout_seconds` must be positive, but is soon"):
+        HumanEvalInfilling(timeout_seconds="soon")  # type: ignore[arg-type]
     (tasks / FILES["random_span"]).write_bytes(b"no archive")
     with pytest.raises(InputError, match="cannot be read as tasks"):
         read_tasks(tasks, "random_span")
