@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -41,6 +42,24 @@ def check_whole_number(name: str, value: object, *, least: int, of: str = "", re
         raise InputError(
             f"`{name}` must be {kind}, at least {least}, but is {value}" + (f"; use `{remedy}`" if remedy else "")
         )
+
+
+def check_whole_numbers(name: str, values: object, *, least: int, remedy: str) -> None:
+    """Refuse what is not a list of whole numbers, or has none, or one that is too small.
+
+    Args:
+        name: As it is typed.
+        values: As given.
+        least: Smallest allowed.
+        remedy: An override that mends it.
+
+    Raises:
+        InputError: When it is not one.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise InputError(f"`{name}` must be a list of one or more, but is {values}; use for example `{remedy}`")
+    for value in values:
+        check_whole_number(name, value, least=least, remedy=remedy)
 
 
 def check_seed(value: object) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lmmodules.errors import InputError, check_whole_number
+from lmmodules.errors import InputError, check_whole_number, check_whole_numbers
 from lmmodules.objectives import LanguageModel
 
 if TYPE_CHECKING:
@@ -88,13 +88,8 @@ class Extrapolation:
         max_targets: int | None = None,
         tokens_per_batch: int = 16384,
     ) -> None:
-        if isinstance(lengths, int | str) or not len(lengths):
-            raise InputError(
-                f"`lengths` must be a list of one or more, but is {lengths}; use for example "
-                "`evaluation.lengths=[128,256,512]`"
-            )
+        check_whole_numbers("lengths", lengths, least=1, remedy="evaluation.lengths=[128,256,512]")
         for name, value in (
-            *(("lengths", length) for length in lengths),
             ("stride", stride),
             ("max_targets", max_targets),
             ("tokens_per_batch", tokens_per_batch),
@@ -102,12 +97,8 @@ class Extrapolation:
             if value is not None:
                 check_whole_number(name, value, least=1)
         self.lengths = sorted(set(lengths))
-        if stride is not None and stride > self.lengths[0]:
-            raise InputError(
-                f"`stride` must not be longer than the shortest of `lengths` ({self.lengths[0]}), or targets would be "
-                f"left out, but is {stride}; use `evaluation.stride={self.lengths[0]}`"
-            )
         self.stride = stride
+        self._check_stride(self.lengths[0])
         self.max_targets = max_targets
         self.tokens_per_batch = tokens_per_batch
 
@@ -122,6 +113,10 @@ class Extrapolation:
             `lengths`, a row for each: `length`, `loss` and `perplexity` of pieces, and with a stride `sliding_loss`,
             `sliding_perplexity` and `early_token_curse`, the difference of the losses. Then the number of `targets`
             scored at each, `unigram_entropy`, and, where lengths were left out, a `note`.
+
+        Raises:
+            InputError: When the model is no causal language model, the text is too short, or the stride longer than
+                the positions of the model reach.
         """
         if not isinstance(objective, LanguageModel) or not objective.backbone.causal:
             raise InputError(
@@ -131,6 +126,7 @@ class Extrapolation:
         store = data.validation_samples.store
         num_targets = min(len(store) - 1, self.max_targets or len(store))
         lengths, note = self._reachable(objective.backbone.max_length)
+        self._check_stride(lengths[0])
         if num_targets < lengths[-1]:
             raise InputError(
                 f"`lengths` must not exceed the held-out text ({num_targets} targets), but one is {lengths[-1]}; "
@@ -160,6 +156,13 @@ class Extrapolation:
             way: [(row["length"], row[key]) for row in figures["lengths"] if key in row] for way, key in ways.items()
         }
         return {way: curve for way, curve in curves.items() if curve}
+
+    def _check_stride(self, shortest: int) -> None:
+        if self.stride is not None and self.stride > shortest:
+            raise InputError(
+                f"`stride` must not be longer than the shortest of the lengths that are scored ({shortest}), or "
+                f"targets would be left out, but is {self.stride}; use `evaluation.stride={shortest}`"
+            )
 
     def _reachable(self, max_length: int | None) -> tuple[list[int], str]:
         """The lengths that a model has positions for, and what there is to say."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmmodules.errors import InputError, check_whole_number
+from lmmodules.errors import InputError, check_whole_number, check_whole_numbers
 from lmmodules.evaluation.infill import Middle
 from lmmodules.evaluation.pass_at_k import pass_at_k
 from lmmodules.evaluation.sandbox import Sandbox
@@ -125,9 +125,8 @@ class HumanEvalInfilling:
         check_whole_number("num_samples", num_samples, least=1)
         if max_tasks is not None:
             check_whole_number("max_tasks", max_tasks, least=1, remedy="evaluation.human_eval.max_tasks=null")
-        if isinstance(k, int) or not all(isinstance(attempts, int) for attempts in k):
-            raise InputError(f"`k` must be a list of whole numbers, but is {k}; use `evaluation.human_eval.k=[1]`")
-        if not len(k) or max(k) > num_samples or min(k) < 1:
+        check_whole_numbers("k", k, least=1, remedy="evaluation.human_eval.k=[1]")
+        if max(k) > num_samples:
             raise InputError(
                 f"`k` must lie between 1 and `num_samples` ({num_samples}), but is {list(k)}; "
                 f"use `evaluation.human_eval.num_samples={max([*k, 1])}`"

@@ -188,7 +188,7 @@ class Corners(Visibility):
         assert given is not None
         kinds = torch.zeros(given.shape, dtype=torch.long)
         if document_ids is not None:
-            kinds += 2 * document_ids.cpu()
+            kinds += 2 * document_ids.cpu().long()
         if attention_mask is not None:
             kinds += attention_mask.cpu().bool()
         length = kinds.shape[1]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmmodules.batch import IGNORED, CausalBatch
-from lmmodules.errors import InputError
+from lmmodules.errors import InputError, check_whole_number, check_whole_numbers
 from lmmodules.models.backbone import Backbone
 from lmmodules.models.heads import LanguageModelHead
 from lmmodules.objectives.base import OptimizerFactory
@@ -70,14 +70,17 @@ class TrainShortTestLong(CausalLM):
             optimizer=optimizer,
             parameter_groups=parameter_groups,
         )
+        check_whole_number("objective.train_length", train_length, least=1, remedy="objective.train_length=128")
+        if not isinstance(validation_lengths, Sequence) or validation_lengths:  # an empty list: the training length
+            check_whole_numbers(
+                "objective.validation_lengths",
+                validation_lengths,
+                least=1,
+                remedy="objective.validation_lengths=[128,256]",
+            )
         self.train_length = train_length
         self.validation_lengths = sorted(set(validation_lengths))
         for length in (train_length, *self.validation_lengths):
-            if length < 1:
-                raise InputError(
-                    f"`train_length` and `validation_lengths` must be positive, but one is {length}; "
-                    "use for example `objective.train_length=128`"
-                )
             if backbone.max_length is not None and length > backbone.max_length:
                 raise InputError(
                     f"`validation_lengths` must not exceed the backbone's `max_length` ({backbone.max_length}), but "

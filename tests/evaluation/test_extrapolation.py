@@ -131,6 +131,13 @@ def test_learned_positions_are_scored_as_far_as_they_go() -> None:
     assert [row["length"] for row in figures["lengths"]] == [8, 20]
 
 
+def test_a_window_cannot_move_by_more_than_positions_reach() -> None:
+    evaluation = Extrapolation([32, 64], stride=24)
+    with pytest.raises(InputError, match=r"shortest of the lengths that are scored \(20\).* but is 24; use `eval"):
+        evaluation(model(Learned(20, 16)), held_out())
+    assert len(evaluation(model(Learned(24, 16)), held_out())["lengths"]) == 1
+
+
 def test_curves() -> None:
     evaluation = Extrapolation([8, 32], stride=4)
     figures = evaluation(model(), held_out())
@@ -148,11 +155,16 @@ def test_curves() -> None:
         ({"lengths": []}, "`lengths` must be a list of one or more, but is "),
         ({"lengths": 64}, "`lengths` must be a list of one or more, but is 64"),
         ({"lengths": [0, 4]}, "`lengths` must be a whole number, at least 1, but is 0"),
+        ({"lengths": None}, "`lengths` must be a list of one or more, but is None"),
+        ({"lengths": [None]}, "`lengths` must be a whole number, at least 1, but is None"),
         ({"lengths": [64.5]}, "`lengths` must be a whole number, at least 1, but is 64.5"),
         ({"stride": 0}, "`stride` must be a whole number, at least 1, but is 0"),
         ({"max_targets": 0}, "`max_targets` must be a whole number, at least 1, but is 0"),
         ({"tokens_per_batch": 0}, "`tokens_per_batch` must be a whole number, at least 1, but is 0"),
-        ({"lengths": [8, 16], "stride": 9}, r"shortest of `lengths` \(8\).* but is 9; use `evaluation.stride=8`"),
+        (
+            {"lengths": [8, 16], "stride": 9},
+            r"shortest of the lengths that are scored \(8\).* but is 9; use `evaluation.stride=8`",
+        ),
     ],
 )
 def test_wrong_options(options: Any, sentence: str) -> None:

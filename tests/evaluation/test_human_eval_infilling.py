@@ -104,7 +104,7 @@ def test_refusals(tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`num_samples` must be a whole number, at least 1, but is 1\.5"):
         HumanEvalInfilling(num_samples=1.5)  # type: ignore[arg-type]
     for attempts in (1, [1.5]):
-        with pytest.raises(InputError, match=r"`k` must be a list of whole numbers, but is .*; use `evaluation"):
+        with pytest.raises(InputError, match=r"`k` must be .*, but is .*; use .*`evaluation.human_eval.k=\[1\]`"):
             HumanEvalInfilling(k=attempts, num_samples=2)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="`timeout_seconds` must be positive, but is soon"):
         HumanEvalInfilling(timeout_seconds="soon")  # type: ignore[arg-type]

@@ -127,9 +127,22 @@ def test_any_position_scheme_that_reaches_far_enough() -> None:
     )
 
 
-def test_lengths_must_be_positive() -> None:
-    with pytest.raises(InputError, match="must be positive, but one is 0; use for example"):
-        model(train_length=0)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"train_length": 0},
+            "`objective.train_length` must be a whole number, at least 1, but is 0; use `objective.t",
+        ),
+        ({"train_length": 1.5}, "`objective.train_length` must be a whole number, at least 1, but is 1.5"),
+        ({"validation_lengths": [8, 0]}, "`objective.validation_lengths` must be a whole number, at least 1, but is 0"),
+        ({"validation_lengths": 128}, "`objective.validation_lengths` must be a list of one or more, but is 128"),
+        ({"validation_lengths": None}, "`objective.validation_lengths` must be a list of one or more, but is None"),
+    ],
+)
+def test_lengths_are_whole_numbers(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        model(**options)
 
 
 def test_blocks_must_be_long_enough() -> None:
