@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from lmmodules.objectives import LanguageModel
 if TYPE_CHECKING:
     from lmmodules.data import CorpusDataModule
     from lmmodules.data.randomness import Int64Array
+    from lmmodules.models.backbone import Backbone
     from lmmodules.objectives import Objective
 
 
@@ -56,6 +58,22 @@ def windows(num_targets: int, length: int, stride: int) -> Iterator[Windows]:
         yield Windows(np.array([start]), num_targets - start, scored)
 
 
+@contextmanager
+def _read_as_far_as_positions_reach(backbone: Backbone) -> Iterator[int | None]:
+    """Lift the `max_length` of a model whose positions have no end: to read on behind it is what is asked for.
+
+    Args:
+        backbone: Of ours, or any other, whose limit stays.
+    """
+    position, limit = getattr(backbone, "position", None), backbone.max_length
+    reach = limit if position is None or position.max_length is not None else None
+    backbone.max_length = reach
+    try:
+        yield reach
+    finally:
+        backbone.max_length = limit
+
+
 class Extrapolation:
     """Loss of a causal language model at several lengths, on the held-out text as one stream.
 
@@ -67,8 +85,9 @@ class Extrapolation:
     scores only the new targets, tells both apart: what it gains over pieces of the same length is the curse.
 
     Args:
-        lengths: Tokens of a piece, any number of them. Those beyond the model's positions are left out, its last
-            length is scored in their place, and the figures say so.
+        lengths: Tokens of a piece, any number of them. Those beyond positions that end, as learned ones do, are
+            left out, the last length is scored in their place, and the figures say so; where positions have no end,
+            `max_length` of the model is none either.
         stride: Of the sliding window; `None` for no sliding window, which reads a token length / stride times.
         max_targets: Score only the first so many targets; `None` scores all.
         tokens_per_batch: Tokens that are read at once.
@@ -123,10 +142,16 @@ class Extrapolation:
                 f"`evaluation=extrapolation` needs a causal language model, but the checkpoint is of "
                 f"`{type(objective).__name__}`; use `evaluation=perplexity`"
             )
+        with _read_as_far_as_positions_reach(objective.backbone) as limit:
+            lengths, note = self._reachable(limit)
+            self._check_stride(lengths[0])
+            return self._figures(objective, data, lengths, note)
+
+    def _figures(
+        self, objective: LanguageModel, data: CorpusDataModule, lengths: list[int], note: str
+    ) -> dict[str, Any]:
         store = data.validation_samples.store
         num_targets = min(len(store) - 1, self.max_targets or len(store))
-        lengths, note = self._reachable(objective.backbone.max_length)
-        self._check_stride(lengths[0])
         if num_targets < lengths[-1]:
             raise InputError(
                 f"`lengths` must not exceed the held-out text ({num_targets} targets), but one is {lengths[-1]}; "

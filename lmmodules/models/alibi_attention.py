@@ -17,10 +17,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lmmodules.models.alibi_forms import FOLDED, NEGLIGIBLE, LinearBiases
@@ -29,6 +31,8 @@ from lmmodules.models.visibility import Visibility
 
 CLIPPED_ELEMENTS = 2**24
 """Largest clipped matrix, H T^2. Beyond, its memory is worth more than the time it saves."""
+NOTICED = 30.0
+"""Nats below which a softmax in float32 loses a key: e^-30 is a millionth of its precision."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class WholeSequence(Visibility):
         if dropout:  # for which kernels have no way that takes a bias and the flag
             return self.bias.folded(self.attention_mask, None).attend(query, key, value, dropout=dropout, scale=scale)
         mask = self.mask
-        if query.requires_grad and self._denormals_cost():
+        if query.requires_grad and self._denormals_cost() and _scores_are_near(query, key, scale):
             mask = self.bias.biases.clipped(self.bias.key_length, self.bias.device, self.bias.dtype)
         # Autocast would round the bias, of which a softmax over a long sequence needs every digit.
         with torch.autocast(query.device.type, enabled=False):
@@ -134,6 +138,18 @@ class WholeSequence(Visibility):
             and bias.biases.num_heads * bias.key_length**2 <= CLIPPED_ELEMENTS
             and not denormals_are_flushed()
         )
+
+
+def _scores_are_near(query: Tensor, key: Tensor, scale: float | None) -> bool:
+    """Whether no score can lift a key that the clipped form hides to where a softmax would notice it."""
+    if torch.compiler.is_compiling():  # which cannot look
+        return False
+    if isinstance(query, FakeTensor):  # which is counted and not computed
+        return True
+    with torch.no_grad():
+        largest = query.norm(dim=-1).amax() * key.norm(dim=-1).amax()  # twice of it lie between any two scores
+        factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+        return bool(2.0 * factor * largest < NEGLIGIBLE - NOTICED)
 
 
 @dataclass(frozen=True)
@@ -238,12 +254,18 @@ def kernel_takes_bias_with_flag(device_type: str, dtype: torch.dtype) -> bool:
     """
     # With real numbers, also while a network of fake tensors is counted.
     with _disable_current_modes():
-        return all(_try_kernel(device_type, dtype, kv_heads) for kv_heads in (4, 2))
+        return all(_try_kernel(device_type, dtype, kv_heads, _allowed_kernels()) for kv_heads in (4, 2))
+
+
+def _allowed_kernels() -> tuple[bool, ...]:
+    """Which kernels may be taken at present: `torch.nn.attention.sdpa_kernel` changes it, on processors too."""
+    backends: Any = torch.backends.cuda
+    return backends.flash_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.math_sdp_enabled()
 
 
 @functools.cache
-def _try_kernel(device_type: str, dtype: torch.dtype, kv_heads: int) -> bool:
-    """Four query heads over as many keys, or fewer, against the definition."""
+def _try_kernel(device_type: str, dtype: torch.dtype, kv_heads: int, allowed: tuple[bool, ...]) -> bool:
+    """Four query heads over as many keys, or fewer, against the definition, with the kernels that are allowed."""
     if device_type == "meta":
         return False
     device, length, head_dim = torch.device(device_type), 40, 8

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,10 @@ class LinearBiases:
         self.num_heads = len(self.past)
         self.steepest = max(self.past)
         self._kept: dict[str, tuple[object, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tensors, which a pickle or a copy makes again."""
+        return {**vars(self), "_kept": {}}
 
     def distance(self, query_length: int, key_length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Minus slope times distance, (1, H, query_length, key_length), of the last `query_length` tokens.

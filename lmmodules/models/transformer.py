@@ -359,4 +359,5 @@ class Transformer(nn.Module):
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
     """Type in which attention runs: that of autocast, where it is on."""
     device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    cast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype(device) if cast else hidden.dtype

@@ -13,7 +13,7 @@ import torch
 
 from lmmodules.errors import InputError
 from lmmodules.evaluation.extrapolation import Extrapolation, windows
-from lmmodules.models import Alibi, Learned, Transformer
+from lmmodules.models import Alibi, Learned, Rotary, Transformer
 from lmmodules.objectives import CausalLM, MaskedLM
 
 V = 29
@@ -129,6 +129,14 @@ def test_learned_positions_are_scored_as_far_as_they_go() -> None:
     assert figures["note"] == "the model's positions end at 20: 32, 64 could not be scored"
     figures = Extrapolation([8, 20, 64])(model(Learned(20, 16)), held_out())
     assert [row["length"] for row in figures["lengths"]] == [8, 20]
+
+
+def test_positions_without_an_end_are_read_behind_the_length_of_a_size() -> None:
+    for position in (Alibi(2), Rotary()):
+        free, limited = model(position), model(position)
+        limited.backbone.max_length = 16
+        assert Extrapolation([8, 32])(limited, held_out()) == Extrapolation([8, 32])(free, held_out())
+        assert limited.backbone.max_length == 16
 
 
 def test_a_window_cannot_move_by_more_than_positions_reach() -> None:

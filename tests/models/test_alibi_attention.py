@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmmodules.models import Alibi, KVCache, Transformer, alibi_attention, alibi_slopes
 from lmmodules.models.alibi_attention import FoldedBias, WholeSequence
@@ -14,6 +16,7 @@ from lmmodules.models.visibility import Visibility
 
 CPU = torch.device("cpu")
 FORMS = ["row", "clipped", "folded"]
+ALLOWED = alibi_attention._allowed_kernels()
 
 
 def tensors(heads, length, head_dim, dtype=torch.float32, kv_heads=None, batch=2, seed=0):
@@ -152,7 +155,7 @@ def test_the_probe_finds_what_this_kernel_does(monkeypatch):
 
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for kv_heads in (4, 2):
-            right = probe("cpu", dtype, kv_heads)
+            right = probe("cpu", dtype, kv_heads, ALLOWED)
             query, key, value = tensors(4, 30, 8, dtype, kv_heads=kv_heads)
             row = alibi_attention.LinearBiases(alibi_slopes(4)).row(30, CPU, torch.promote_types(dtype, torch.float32))
             try:
@@ -164,8 +167,41 @@ def test_the_probe_finds_what_this_kernel_does(monkeypatch):
             for wrong in (refusing, without_flag, without_mask):
                 with monkeypatch.context() as patch:
                     patch.setattr(F, "scaled_dot_product_attention", wrong)
-                    assert not probe("cpu", dtype, kv_heads)
-    assert not probe("meta", torch.float32, 4)
+                    assert not probe("cpu", dtype, kv_heads, ALLOWED)
+    assert not probe("meta", torch.float32, 4, ALLOWED)
+
+
+def test_the_dispatch_follows_the_kernels_that_are_allowed():
+    decoder, ids = network(heads=4, num_kv_heads=2), tokens(2, 40)
+    expected = decoder(ids)
+    with sdpa_kernel(SDPBackend.MATH):  # which refuses a bias beside the flag
+        torch.testing.assert_close(decoder(ids), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(decoder(ids), expected, atol=0, rtol=0)
+
+
+def test_a_score_that_outweighs_its_distance_is_not_clipped_away(take):
+    take("clipped")
+    query, key, value = tensors(8, 300, 8)
+    query[..., 0], key[:, :, 0, 0] = 10.0, 10.0 * math.sqrt(8)  # every query looks at the first key: a score of 100
+    expected = by_definition(query, key, value, alibi_slopes(8))
+    query.requires_grad_()
+    found = visibility(8, 300).attend(query, key, value)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
+
+
+def test_copies_and_files_hold_no_tables():
+    decoder = network(False, num_layers=1)
+    size = len(pickle.dumps(decoder))
+    expected = decoder(tokens(1, 300))
+    assert len(pickle.dumps(decoder)) == size
+    torch.testing.assert_close(pickle.loads(pickle.dumps(decoder))(tokens(1, 300)), expected, atol=0, rtol=0)
+
+
+def test_float64_stays_under_autocast():
+    decoder, ids = network(), tokens(1, 20)
+    expected = decoder(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(decoder(ids), expected, atol=1e-12, rtol=0)
 
 
 def test_the_probe_leaves_the_random_numbers_alone():
@@ -173,7 +209,7 @@ def test_the_probe_leaves_the_random_numbers_alone():
     expected = torch.rand(3)
     torch.manual_seed(0)
     with torch.inference_mode():
-        alibi_attention._try_kernel.__wrapped__("cpu", torch.float32, 4)
+        alibi_attention._try_kernel.__wrapped__("cpu", torch.float32, 4, ALLOWED)
     assert torch.equal(torch.rand(3), expected)
 
 
