@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 NEGLIGIBLE = 60.0
 """Nats below which the clipped form hides a key: e^-60 is 1e-26, and what a backward pass makes of it a denormal."""
@@ -134,7 +135,9 @@ class LinearBiases:
         if kept is None or kept[0] != key:
             # Not in inference mode, because training cannot use what was made there.
             with torch.inference_mode(False), torch.no_grad():
-                kept = self._kept[form] = (key, compute())
+                kept = (key, compute())
+            if not isinstance(kept[1], FakeTensor):  # of a network that is counted and not computed
+                self._kept[form] = kept
         return kept[1]
 
 

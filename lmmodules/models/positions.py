@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lmmodules.errors import InputError
 from lmmodules.models.checks import check_length
@@ -265,7 +266,8 @@ class AngleTables:
             capacity = 1 << (positions.end - 1).bit_length()
             with torch.inference_mode(False), torch.no_grad():
                 tables = self._compute(torch.arange(capacity, device=like.device), size, like.dtype)
-            self._tables[key] = tables
+            if not isinstance(tables[0], FakeTensor):  # of a network that is counted and not computed
+                self._tables[key] = tables
         cosine, sine = tables
         return cosine[None, positions.start : positions.end], sine[None, positions.start : positions.end]
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from lmmodules.errors import InputError
 from lmmodules.models import Alibi, Learned, NoPosition, Rotary, Sinusoidal, Transformer
@@ -145,6 +146,22 @@ def test_rotary_tables_are_exact_in_half_precision_models_and_usable_after_infer
     assert (cosine[0, :, 0, 0, 0].double() - exact).abs().max() < 2**-8
     assert not scheme.rotation(Positions(0, 2000), 8, like)[0].is_inference()
     assert scheme.state_dict() == {}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scheme", [Rotary(), Sinusoidal(), Alibi(2)], ids=["rotary", "sinusoidal", "alibi"])
+def test_counting_a_network_leaves_no_false_tables(scheme, causal):
+    network = Transformer(
+        vocab_size=9, hidden_size=16, num_layers=1, num_heads=2, causal=causal, position=scheme
+    ).eval()
+    ids = torch.arange(7)[None]
+    expected = network(ids)
+    for length in (7, 40):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            network(torch.zeros(1, length, dtype=torch.int64))
+        longer = network(torch.arange(length)[None] % 9)
+        assert not isinstance(longer, FakeTensor)
+    torch.testing.assert_close(network(ids), expected, atol=1e-6, rtol=0)
 
 
 def test_rotary_theta_changes_the_angles_and_is_checked():
