@@ -22,7 +22,7 @@ _LEFT = {**dict.fromkeys(_PUNCTUATION, 1), **dict.fromkeys(_LETTERS_AND_DIGITS, 
 _RIGHT = {**dict.fromkeys(_WHITE_SPACE, 1), 0x20: 2}
 
 _SAMPLE = (
-    "def f(x, y=1):\n\treturn x+y  # sum\r\n\r\n\n  'it''s'  we'll \u00e9t\u00e9 na\u00efve \u4f60\u597d \u4e16\u754c "
+    "def F(x, y=1):\n\treturn x+y  # sum\r\n\r\n\n  'it''s'  we'll \u00e9t\u00e9 na\u00efve \u4f60\u597d \u4e16\u754c "
     "\U0001f642\U0001f3fd ok...\n\n   trailing   \n 12 345x 6_7 --- a\u00a0b \u3000 c!?\n \n\t\n]) ;\n}"
 )
 

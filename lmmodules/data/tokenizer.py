@@ -237,16 +237,25 @@ class Tokenizer:
         """
         self.backend.encode_special_tokens = not parse_special_tokens
         try:
-            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+            [ids] = self._encode([text])
         finally:
             self.backend.encode_special_tokens = True
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several texts, encoded on all cores at once where there is enough for them to do."""
-        if sum(map(len, texts)) < _LITTLE_TEXT:
-            return [self.backend.encode(text, add_special_tokens=False).ids for text in texts]
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            if sum(map(len, texts)) < _LITTLE_TEXT:
+                return [self.backend.encode(text, add_special_tokens=False).ids for text in texts]
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except TypeError as error:  # of the tokenizer, which takes text as UTF-8
+            odd = next((text for text in texts if not _is_utf8(text)), None)
+            if odd is None:
+                raise
+            raise InputError(f"a text must be such that UTF-8 can hold it, but {odd[:40]!r} is not") from error
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are no valid UTF-8 become U+FFFD.
@@ -274,3 +283,11 @@ def gguf_file(place: Path) -> Path | None:
         return None
     files = list(place.glob("*.gguf"))
     return files[0] if len(files) == 1 else None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -134,6 +134,10 @@ def _write(
     return written
 
 
+COLDEST = 1e-6
+"""Temperature below which the likeliest token is taken: logits over less could be more than a float holds."""
+
+
 class Choice:
     """Chooses the next token of each row.
 
@@ -156,7 +160,7 @@ class Choice:
             raise InputError(f"`top_k` must be at least 1, but is {top_k}; use `top_k=null` for all tokens")
         if top_p is not None and (not isinstance(top_p, int | float) or not 0.0 < top_p <= 1.0):
             raise InputError(f"`top_p` must be above 0 and at most 1, but is {top_p}; use `top_p=null` for all tokens")
-        self.greedy = greedy
+        self.greedy = greedy or temperature < COLDEST
         self.temperature = temperature
         self.top_k = top_k
         self.top_p = top_p

@@ -22,8 +22,8 @@ FILES = {
     "random_span_light": "HumanEval-RandomSpanInfillingLight.jsonl.gz",
 }
 
-Fill = Callable[[Sequence[tuple[str, str]]], list[Middle]]
-"""Writes the middles of (prefix, suffix) pairs."""
+Fill = Callable[[Sequence[tuple[str, str]]], "Sequence[Middle | None]"]
+"""Writes the middles of (prefix, suffix) pairs; `None` where the suffix is longer than the context."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def read_tasks(path: str | os.PathLike[str], kind: str) -> list[InfillingTask]:
     Source:
         Bavarian et al. 2022, section 2.2; data and format are those of openai/human-eval-infilling.
     """
-    if kind not in FILES:
-        raise InputError(f"`tasks` must be among {', '.join(FILES)}, but has {kind!r}")
+    _check_kind(kind)
     file = Path(path).expanduser() / FILES[kind]
     try:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -91,6 +90,11 @@ def read_tasks(path: str | os.PathLike[str], kind: str) -> list[InfillingTask]:
         raise InputError(f"`{file}` cannot be read as tasks of HumanEval infilling: {error}") from error
 
 
+def _check_kind(kind: str) -> None:
+    if kind not in FILES:
+        raise InputError(f"`tasks` must be among {', '.join(FILES)}, but has {kind!r}")
+
+
 class HumanEvalInfilling:
     """Share of HumanEval's gaps that are filled so that the program passes its tests.
 
@@ -104,7 +108,7 @@ class HumanEvalInfilling:
         timeout_seconds: Wall time that a program may take.
 
     Raises:
-        InputError: When a k exceeds the samples, or programs are not allowed to run.
+        InputError: When a number or a kind is none, a k exceeds the samples, or programs are not allowed to run.
 
     Source:
         Bavarian et al. 2022, section 2.2, with 100 samples per task, of random spans 200; the tests and the limit of
@@ -138,7 +142,9 @@ class HumanEvalInfilling:
                 "`evaluation.human_eval.path=null`"
             )
         self.path = path
-        self.tasks = tuple(tasks)
+        self.tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        for kind in self.tasks:
+            _check_kind(kind)
         self.num_samples = num_samples
         self.k = tuple(k)
         self.max_tasks = max_tasks
@@ -151,7 +157,8 @@ class HumanEvalInfilling:
             fill: Writes the middles of gaps.
 
         Returns:
-            `human_eval/<kind>/pass@<k>` and `human_eval/<kind>/tasks`; nothing without a path.
+            `human_eval/<kind>/pass@<k>` and `human_eval/<kind>/tasks`, and where there are some, `too_long`: tasks
+            whose suffix is longer than the context, which count as failed. Nothing without a path.
         """
         if self.path is None:
             return {}
@@ -159,14 +166,18 @@ class HumanEvalInfilling:
         for kind in self.tasks:
             tasks = read_tasks(self.path, kind)[: self.max_tasks]
             gaps = [(task.prefix, task.suffix) for task in tasks for _ in range(self.num_samples)]
-            middles = [middle.text for middle in fill(gaps)]
+            middles = fill(gaps)
             attempts = [task for task in tasks for _ in range(self.num_samples)]
-            passed = self.check(attempts, middles)
+            written = [(task, middle) for task, middle in zip(attempts, middles, strict=True) if middle is not None]
+            verdicts = iter(self.check([task for task, _ in written], [middle.text for _, middle in written]))
+            passed = [middle is not None and next(verdicts) for middle in middles]
             correct = [
                 sum(passed[start : start + self.num_samples]) for start in range(0, len(passed), self.num_samples)
             ]
             figures |= {f"human_eval/{kind}/pass@{k}": pass_at_k(self.num_samples, correct, k) for k in self.k}
             figures[f"human_eval/{kind}/tasks"] = len(tasks)
+            if len(written) < len(attempts):
+                figures[f"human_eval/{kind}/too_long"] = (len(attempts) - len(written)) // self.num_samples
         return figures
 
     def check(self, tasks: Sequence[InfillingTask], middles: Sequence[str]) -> list[bool]:

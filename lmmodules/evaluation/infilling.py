@@ -111,7 +111,7 @@ class Infilling:
                 figures[f"{kind}/{name}"] = value
         if self.human_eval is not None:
             figures |= self.human_eval(
-                lambda pairs: self._fill(model, data, sentinels, pairs, temperature=self.temperature)
+                lambda pairs: self._fill_what_fits(model, data, sentinels, pairs, temperature=self.temperature)
             )
         return figures
 
@@ -133,6 +133,31 @@ class Infilling:
         }
         without = compare(self._continue(model, data, sentinels, alone, gaps), gaps)
         return figures | {f"{name}_without_suffix": value for name, value in without.items()} | {"gaps": len(gaps)}
+
+    def _fill_what_fits(
+        self,
+        model: Writer,
+        data: DataModule,
+        sentinels: Sentinels,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        temperature: float,
+    ) -> list[Middle | None]:
+        """As `_fill`, with `None` where the suffix is longer than the context: nobody can shorten a benchmark's."""
+        room = data.max_length - self.max_new_tokens
+
+        def fits(prefix: str, suffix: str) -> bool:
+            try:
+                infilling_prompt(data.tokenizer, sentinels, prefix, suffix, order=self.order, room=room)
+            except InputError:
+                return False
+            return True
+
+        known = {pair: fits(*pair) for pair in set(pairs)}
+        middles = iter(
+            self._fill(model, data, sentinels, [pair for pair in pairs if known[pair]], temperature=temperature)
+        )
+        return [next(middles) if known[pair] else None for pair in pairs]
 
     def _fill(
         self,

@@ -101,32 +101,38 @@ class InfillingSession:
         choose = Choice(temperature == 0.0, temperature, top_k, top_p)
         generator = None if seed is None else torch.Generator(embedding.device).manual_seed(seed)
 
-        read, logits = self._prepare()
-        hidden = self._read(prompt, max_new_tokens)
-        written: list[int] = []
-        while True:
-            token = int(choose(logits(hidden), generator))
-            if token == self.sentinels.end:
-                return Middle(self.tokenizer.decode(written), True)
-            written.append(token)
-            if len(written) == max_new_tokens:
-                return Middle(self.tokenizer.decode(written), False)
-            self._tokens.append(token)
-            hidden = read(torch.tensor([token], device=embedding.device), self._cache, None)
+        modules = [module for module in (cast(nn.Module, self.model.backbone), self.model.head) if module.training]
+        try:
+            for module in modules:
+                module.eval()
+            read, logits = self._prepare()
+            hidden = self._read(prompt, max_new_tokens)
+            written: list[int] = []
+            while True:
+                token = int(choose(logits(hidden), generator))
+                if token == self.sentinels.end:
+                    return Middle(self.tokenizer.decode(written), True)
+                written.append(token)
+                if len(written) == max_new_tokens:
+                    return Middle(self.tokenizer.decode(written), False)
+                self._tokens.append(token)
+                hidden = read(torch.tensor([token], device=embedding.device), self._cache, None)
+        finally:
+            for module in modules:
+                module.train()
 
     def _prepare(self) -> tuple[Reader, Callable[[Tensor], Tensor]]:
         """What reads a token and what gives logits, made at the first key and kept for those to come."""
-        backbone, head = self.model.backbone, self.model.head
-        cast(nn.Module, backbone).eval()
-        head.eval()
         if self._writing is None:
+            backbone, head = self.model.backbone, self.model.head
             embedding = backbone.token_embedding.weight
             self._writing = reader(backbone), head.for_writing(embedding, 1, STEPS_WORTH_A_LAYOUT)
         return self._writing
 
     def _read(self, prompt: list[int], max_new_tokens: int) -> Tensor:
         """The state of the last token of a prompt, (1, D), after reading what the cache does not hold."""
-        kept = min(_shared(self._tokens, prompt), len(prompt) - 1)
+        # A call that was interrupted has left tokens that were never read.
+        kept = min(_shared(self._tokens, prompt), len(prompt) - 1, self._cache.length)
         self._cache.crop(kept)
         self._reserve(len(prompt) + max_new_tokens)
         self._tokens = list(prompt)

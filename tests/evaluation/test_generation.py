@@ -132,6 +132,7 @@ def test_zero_temperature_and_top_1_are_greedy():
     writer = make_writer()
     greedy = generate(writer, PROMPTS, max_new_tokens=8, greedy=True)
     assert generate(writer, PROMPTS, max_new_tokens=8, temperature=0.0) == greedy
+    assert generate(writer, PROMPTS, max_new_tokens=8, temperature=1e-40) == greedy
     assert generate(writer, PROMPTS, max_new_tokens=8, top_k=1) == greedy
     assert generate(writer, PROMPTS, max_new_tokens=8, top_p=1e-9) == greedy
 

@@ -84,6 +84,27 @@ def test_ending_early_is_not_passing(tasks: Path, middle: str) -> None:
     assert benchmark(tasks, timeout_seconds=2).check([task], [middle]) == [False]
 
 
+@on_linux
+def test_a_gap_that_no_context_holds_counts_as_failed(tasks: Path) -> None:
+    right = [Middle(row["canonical_solution"], True) for row in ROWS]
+
+    def score(middles: Sequence[Middle | None]) -> dict[str, float | int]:
+        return benchmark(tasks, num_samples=2)(lambda gaps: [middle for middle in middles for _ in range(2)])
+
+    figures = score([right[0], None, right[2]])
+    assert figures["human_eval/single_line/too_long"] == 1
+    assert figures["human_eval/single_line/tasks"] == 3
+    assert figures["human_eval/single_line/pass@1"] == pytest.approx(2 / 3)
+    assert score(right)["human_eval/single_line/pass@1"] == 1.0
+    assert score([None, None, None])["human_eval/single_line/pass@1"] == 0.0
+
+
+def test_kinds_are_known_before_a_gap_is_filled() -> None:
+    assert HumanEvalInfilling(tasks="single_line").tasks == ("single_line",)
+    with pytest.raises(InputError, match=r"`tasks` must be among single_line, .*, but has 'lines'"):
+        HumanEvalInfilling(tasks=["lines"])
+
+
 def test_without_a_path_there_is_nothing_to_do() -> None:
     assert HumanEvalInfilling()(lambda gaps: []) == {}
 

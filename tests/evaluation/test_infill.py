@@ -140,6 +140,34 @@ def test_a_session_writes_what_infill_writes(model, tokenizer: Tokenizer) -> Non
             assert found.text == expected, (order, prefix)
 
 
+def test_a_session_goes_on_behind_an_interrupt(model, tokenizer: Tokenizer, monkeypatch) -> None:
+    session = InfillingSession(model, tokenizer, "xyz", sentinels=Sentinels.of(tokenizer))
+    session.complete("ab", max_new_tokens=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.backbone), "prepare", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            session.complete("abcd", max_new_tokens=3)
+    for prefix in ("abcd", "abcdef"):
+        alone = infill_batch(model, tokenizer, [(prefix, "xyz")], max_new_tokens=3, temperature=0.0)[0]
+        assert session.complete(prefix, max_new_tokens=3) == alone
+
+
+def test_a_session_leaves_the_mode_as_it_was(tokenizer: Tokenizer) -> None:
+    model = make_model()
+    model.backbone.train()
+    InfillingSession(model, tokenizer, "xyz").complete("ab", max_new_tokens=2)
+    assert model.backbone.training
+    assert model.backbone.blocks[0].training
+
+
+def test_what_is_no_utf_8_is_told(tokenizer: Tokenizer) -> None:
+    for text in ("\ud800", "a" * 5000 + "\ud800"):
+        with pytest.raises(InputError, match="a text must be such that UTF-8 can hold it, but '"):
+            tokenizer.encode_batch([text])
+        with pytest.raises(InputError, match="a text must be such that UTF-8 can hold it, but '"):
+            tokenizer.encode(text)
+
+
 def test_what_is_kept_gives_the_states_of_a_whole_forward(model, tokenizer: Tokenizer, sentinels: Sentinels) -> None:
     session = InfillingSession(model, tokenizer, "mnop", order="spm")
     for prefix in ("abc", "abc d", "abc def ghi"):
