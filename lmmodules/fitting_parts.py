@@ -91,6 +91,8 @@ def match_tokenizer(config: DictConfig, overrides: Sequence[str]) -> None:
     if any(option.kind is inspect.Parameter.VAR_KEYWORD for option in options.values()):
         return
     foreign = {name for name in node if not str(name).startswith("_") and name not in options}
+    if not foreign:
+        return
     for name in foreign & _tokenizer_options():
         override = next((given for given in overrides if re.match(rf"\+{{0,2}}tokenizer\.{name}=", given)), None)
         if override is not None:

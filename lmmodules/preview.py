@@ -35,8 +35,8 @@ def preview(config: DictConfig) -> None:
 
     with open_dict(config):
         config.paths.output_dir = HydraConfig.get().runtime.output_dir
-    match_tokenizer(config, list(HydraConfig.get().overrides.task))
     check(config)
+    match_tokenizer(config, list(HydraConfig.get().overrides.task))
     plan = plan_run(config)
     console = Console()
     title = f"{type(plan.objective).__name__} on {chosen('model') or config.model._target_}"

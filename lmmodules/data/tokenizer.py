@@ -237,16 +237,17 @@ class Tokenizer:
         """
         self.backend.encode_special_tokens = not parse_special_tokens
         try:
-            [ids] = self._encode([text])
+            [ids] = self.encode_batch([text])
         finally:
             self.backend.encode_special_tokens = True
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several texts, encoded on all cores at once where there is enough for them to do."""
-        return self._encode(texts)
+        """Token ids of several texts, encoded on all cores at once where there is enough for them to do.
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        Raises:
+            InputError: When a text is none that UTF-8 can hold.
+        """
         try:
             if sum(map(len, texts)) < _LITTLE_TEXT:
                 return [self.backend.encode(text, add_special_tokens=False).ids for text in texts]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, cast
 
 import torch
@@ -74,15 +75,25 @@ def generate(
         raise InputError(f"`prompts` must be (B, T) when they are a tensor, but have shape {tuple(prompts.shape)}")
     rows = prompts.tolist() if isinstance(prompts, Tensor) else [list(map(int, prompt)) for prompt in prompts]
     _check(backbone, rows, max_new_tokens)
-    choose = Choice(greedy or temperature == 0.0, temperature, top_k, top_p)
+    choose = Choice(greedy, temperature, top_k, top_p)
     if not rows or max_new_tokens == 0:
         return [[] for _ in rows]
-    modules = [module for module in (cast(nn.Module, backbone), head) if module.training]
+    with evaluating(model), torch.inference_mode():
+        return _write(backbone, head, rows, max_new_tokens, choose, set(stop_ids), seed, stream)
+
+
+@contextmanager
+def evaluating(model: Writer) -> Iterator[None]:
+    """Switch dropout off, and on again afterwards where it was on.
+
+    Args:
+        model: Whose backbone and head are about to write.
+    """
+    modules = [module for module in (cast(nn.Module, model.backbone), model.head) if module.training]
     try:
         for module in modules:
             module.eval()
-        with torch.inference_mode():
-            return _write(backbone, head, rows, max_new_tokens, choose, set(stop_ids), seed, stream)
+        yield
     finally:
         for module in modules:
             module.train()

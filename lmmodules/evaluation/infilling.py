@@ -110,9 +110,7 @@ class Infilling:
             for name, value in self._figures(model, data, sentinels, gaps).items():
                 figures[f"{kind}/{name}"] = value
         if self.human_eval is not None:
-            figures |= self.human_eval(
-                lambda pairs: self._fill_what_fits(model, data, sentinels, pairs, temperature=self.temperature)
-            )
+            figures |= self.human_eval(lambda pairs: self._fill_what_fits(model, data, sentinels, pairs))
         return figures
 
     def _figures(
@@ -135,13 +133,7 @@ class Infilling:
         return figures | {f"{name}_without_suffix": value for name, value in without.items()} | {"gaps": len(gaps)}
 
     def _fill_what_fits(
-        self,
-        model: Writer,
-        data: DataModule,
-        sentinels: Sentinels,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        temperature: float,
+        self, model: Writer, data: DataModule, sentinels: Sentinels, pairs: Sequence[tuple[str, str]]
     ) -> list[Middle | None]:
         """As `_fill`, with `None` where the suffix is longer than the context: nobody can shorten a benchmark's."""
         room = data.max_length - self.max_new_tokens
@@ -154,9 +146,8 @@ class Infilling:
             return True
 
         known = {pair: fits(*pair) for pair in set(pairs)}
-        middles = iter(
-            self._fill(model, data, sentinels, [pair for pair in pairs if known[pair]], temperature=temperature)
-        )
+        fitting = [pair for pair in pairs if known[pair]]
+        middles = iter(self._fill(model, data, sentinels, fitting, temperature=self.temperature))
         return [next(middles) if known[pair] else None for pair in pairs]
 
     def _fill(

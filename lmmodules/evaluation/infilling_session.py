@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmmodules.data.fim_sentinels import Order, Sentinels, check_order
 from lmmodules.data.tokenizer import Tokenizer
 from lmmodules.errors import check_whole_number
-from lmmodules.evaluation.generation import Choice, Writer
+from lmmodules.evaluation.generation import Choice, Writer, evaluating
 from lmmodules.evaluation.infill import Middle, check_fills_in, context_room, infilling_prompt
 from lmmodules.models.cache import KVCache
 from lmmodules.models.heads import STEPS_WORTH_A_LAYOUT
@@ -98,13 +97,10 @@ class InfillingSession:
         embedding = self.model.backbone.token_embedding.weight
         room = context_room(self.model, self.max_length, max_new_tokens)
         prompt = infilling_prompt(self.tokenizer, self.sentinels, prefix, self.suffix, order=self.order, room=room)
-        choose = Choice(temperature == 0.0, temperature, top_k, top_p)
+        choose = Choice(False, temperature, top_k, top_p)
         generator = None if seed is None else torch.Generator(embedding.device).manual_seed(seed)
 
-        modules = [module for module in (cast(nn.Module, self.model.backbone), self.model.head) if module.training]
-        try:
-            for module in modules:
-                module.eval()
+        with evaluating(self.model):
             read, logits = self._prepare()
             hidden = self._read(prompt, max_new_tokens)
             written: list[int] = []
@@ -117,9 +113,6 @@ class InfillingSession:
                     return Middle(self.tokenizer.decode(written), False)
                 self._tokens.append(token)
                 hidden = read(torch.tensor([token], device=embedding.device), self._cache, None)
-        finally:
-            for module in modules:
-                module.train()
 
     def _prepare(self) -> tuple[Reader, Callable[[Tensor], Tensor]]:
         """What reads a token and what gives logits, made at the first key and kept for those to come."""

@@ -180,7 +180,8 @@ def _is_as_built(transformer: Transformer) -> bool:
     """Whether calling the modules would do nothing but what they were built for."""
     if type(transformer) is not Transformer or _is_hooked(transformer):
         return False
-    parts = [transformer.final_norm, *(part for block in transformer.blocks for part in block.modules())]
+    blocks = (part for block in transformer.blocks for part in block.modules())
+    parts = [transformer.token_embedding, *blocks, transformer.final_norm]
     return all(
         type(part) in _MODULES
         and not _is_hooked(part)

@@ -191,8 +191,8 @@ def test_sentinels_are_those_that_training_had(data: CorpusDataModule) -> None:
 
 
 def test_what_no_context_holds_is_left_out_and_the_rest_is_filled(objective: FIM, data: CorpusDataModule) -> None:
-    infilling, sentinels = Infilling(num_gaps=1, max_new_tokens=24), sentinels_of(data)
+    infilling, sentinels = Infilling(num_gaps=1, max_new_tokens=24, temperature=0.0), sentinels_of(data)
     pairs = [("a", "b"), ("a", "x y " * 300), ("line 1 of ", "2")]
-    found = infilling._fill_what_fits(objective, data, sentinels, pairs, temperature=0.0)
+    found = infilling._fill_what_fits(objective, data, sentinels, pairs)
     assert found[1] is None
     assert [found[0], found[2]] == infilling._fill(objective, data, sentinels, [pairs[0], pairs[2]], temperature=0.0)

@@ -152,6 +152,13 @@ class TestWhatIsNotAsBuilt:
         self.check(network)
         assert len(seen) == LENGTH + 1
 
+    def test_a_hook_of_the_embedding(self) -> None:
+        network = model()
+        plain = network(tokens())
+        network.token_embedding.register_forward_hook(lambda _, __, embeddings: 2 * embeddings)
+        assert not torch.allclose(network(tokens()), plain)
+        self.check(network)
+
     def test_a_forward_of_its_own(self) -> None:
         network = model()
         norm = network.final_norm
